@@ -1,0 +1,34 @@
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+include: "rules/common.smk"
+
+
+pathvars:
+    results=f"results/{cfg.name}",
+    logs="<results>/logs",
+    benchmarks="<results>/benchmarks",
+
+
+report: "report/workflow.rst"
+
+
+include: "rules/spec.smk"
+include: "rules/data.smk"
+include: "rules/sft.smk"
+include: "rules/pool.smk"
+include: "rules/groups.smk"
+include: "rules/train.smk"
+include: "rules/evaluate.smk"
+include: "rules/summary.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.tables.output.manifest,
+        expand(rules.figures.output.manifest, figure=FIGURES),
+        rules.cost.output.manifest,
+    localrule: True

@@ -1,0 +1,91 @@
+rule world:
+    input:
+        code="selfcontrast/steps/world.py",
+        lib=[
+            "selfcontrast/world/language.py",
+            "selfcontrast/world/dialogues.py",
+            "selfcontrast/world/layouts.py",
+            "selfcontrast/world/grader.py",
+        ],
+        spec="<results>/{dataset}/world/spec.json",
+    output:
+        manifest="<results>/{dataset}/world/manifest.json",
+        records="<results>/{dataset}/world/records",
+        run="<results>/{dataset}/world/run.json",
+    log:
+        "<logs>/{dataset}/world/world.log",
+    benchmark:
+        "<benchmarks>/{dataset}/world/world.jsonl"
+    conda:
+        "../envs/base.yaml"
+    resources:
+        mem_mb=grow(2_000),
+        runtime=30,
+    params:
+        module=as_py_module(input.code),
+    shell:
+        "exec python -m {params.module} --spec {input.spec}"
+        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+
+
+rule prompts:
+    input:
+        code="selfcontrast/steps/prompts.py",
+        lib=adaptor_file,
+        spec="<results>/{dataset}/prompts/spec.json",
+        records=records_of,
+    output:
+        manifest="<results>/{dataset}/prompts/manifest.json",
+        dialogues="<results>/{dataset}/prompts/dialogues.jsonl.gz",
+        run="<results>/{dataset}/prompts/run.json",
+    log:
+        "<logs>/{dataset}/prompts/prompts.log",
+    benchmark:
+        "<benchmarks>/{dataset}/prompts/prompts.jsonl"
+    conda:
+        "../envs/base.yaml"
+    resources:
+        mem_mb=grow(2_000),
+        runtime=30,
+    params:
+        module=as_py_module(input.code),
+    shell:
+        "exec python -m {params.module} --spec {input.spec}"
+        " --records {input.records:q}"
+        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+
+
+rule encode:
+    input:
+        code="selfcontrast/steps/encode.py",
+        lib="selfcontrast/rendering.py",
+        spec="<results>/{dataset}/{model}/prompts/spec.json",
+        dialogues=rules.prompts.output.manifest,
+        base=base_manifest,
+    output:
+        manifest="<results>/{dataset}/{model}/prompts/manifest.json",
+        splits=multiext(
+            "<results>/{dataset}/{model}/prompts/",
+            "sft.parquet",
+            "pool.parquet",
+            "validation.parquet",
+            "test.parquet",
+        ),
+        run="<results>/{dataset}/{model}/prompts/run.json",
+    log:
+        "<logs>/{dataset}/{model}/prompts/encode.log",
+    benchmark:
+        "<benchmarks>/{dataset}/{model}/prompts/encode.jsonl"
+    conda:
+        "../envs/base.yaml"
+    resources:
+        mem_mb=grow(2_000),
+        runtime=30,
+    params:
+        module=as_py_module(input.code),
+        base=base_folder,
+        room=room,
+    shell:
+        "exec python -m {params.module} --spec {input.spec}"
+        " --dialogues {input.dialogues} --base {params.base:q} --room {params.room}"
+        " --threads {threads} --out {output.manifest} > {log} 2>&1"

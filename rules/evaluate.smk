@@ -1,0 +1,60 @@
+rule respond:
+    input:
+        unpack(policy_of),
+        code="selfcontrast/steps/respond.py",
+        lib="selfcontrast/generation.py",
+        spec="<results>/evaluation/spec.json",
+        policy_spec=policy_spec,
+        prompts=rules.encode.output.manifest,
+    output:
+        manifest="<results>/{dataset}/{model}/arms/{arm}/s{seed}/eval/{split}/manifest.json",
+        table="<results>/{dataset}/{model}/arms/{arm}/s{seed}/eval/{split}/responses.parquet",
+        run="<results>/{dataset}/{model}/arms/{arm}/s{seed}/eval/{split}/run.json",
+    log:
+        "<logs>/{dataset}/{model}/arms/{arm}/s{seed}/{split}/respond.log",
+    benchmark:
+        "<benchmarks>/{dataset}/{model}/arms/{arm}/s{seed}/{split}/respond.jsonl"
+    conda:
+        "../envs/vllm.yaml"
+    resources:
+        gpu=gpus,
+        mem_mb=grow(64_000),
+        runtime=120,
+    params:
+        module=as_py_module(input.code),
+        template=template_of,
+        stream=stream_of,
+    shell:
+        "exec python -m {params.module} --spec {input.spec}"
+        " --prompts {input.prompts} --split {wildcards.split} --policy {input.policy}"
+        " --policy-spec {input.policy_spec} --template {params.template} --seed {wildcards.seed} --stream {params.stream}"
+        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+
+
+rule score_answers:
+    input:
+        code="selfcontrast/steps/score.py",
+        lib=scorer_files,
+        spec="<results>/scorers/{scorer}/spec.json",
+        prompts=rules.encode.output.manifest,
+        answers=rules.respond.output.manifest,
+    output:
+        manifest="<results>/{dataset}/{model}/arms/{arm}/s{seed}/eval/{split}/scores/{scorer}/manifest.json",
+        table="<results>/{dataset}/{model}/arms/{arm}/s{seed}/eval/{split}/scores/{scorer}/scores.parquet",
+        run="<results>/{dataset}/{model}/arms/{arm}/s{seed}/eval/{split}/scores/{scorer}/run.json",
+    log:
+        "<logs>/{dataset}/{model}/arms/{arm}/s{seed}/{split}/{scorer}/score_answers.log",
+    benchmark:
+        "<benchmarks>/{dataset}/{model}/arms/{arm}/s{seed}/{split}/{scorer}/score_answers.jsonl"
+    conda:
+        "../envs/train.yaml"
+    resources:
+        gpu=gpus,
+        mem_mb=grow(32_000),
+        runtime=60,
+    params:
+        module=as_py_module(input.code),
+    shell:
+        "exec python -m {params.module} --spec {input.spec}"
+        " --prompts {input.prompts} --split {wildcards.split} --responses {input.answers}"
+        " --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -1,0 +1,65 @@
+rule pretrain:
+    input:
+        code="selfcontrast/steps/pretrain.py",
+        lib=[
+            "selfcontrast/training/sft.py",
+            "selfcontrast/training/loop.py",
+            "selfcontrast/world/language.py",
+            "selfcontrast/world/dialogues.py",
+            "selfcontrast/world/checkpoint.py",
+        ],
+        spec="<results>/models/{model}/base/spec.json",
+    output:
+        manifest="<results>/models/{model}/base/manifest.json",
+        weights=directory("<results>/models/{model}/base/model"),
+        run="<results>/models/{model}/base/run.json",
+    log:
+        "<logs>/models/{model}/base/pretrain.log",
+    benchmark:
+        "<benchmarks>/models/{model}/base/pretrain.jsonl"
+    conda:
+        "../envs/train.yaml"
+    threads: 2
+    resources:
+        mem_mb=grow(3_000),
+        runtime=60,
+    params:
+        module=as_py_module(input.code),
+    shell:
+        "exec python -m {params.module} --spec {input.spec}"
+        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+
+
+rule sft:
+    input:
+        code="selfcontrast/steps/sft.py",
+        lib=[
+            "selfcontrast/logprobs.py",
+            "selfcontrast/training/loop.py",
+            "selfcontrast/training/sft.py",
+        ],
+        spec="<results>/{dataset}/{model}/sft/spec.json",
+        prompts=rules.encode.output.manifest,
+        base=base_manifest,
+    output:
+        manifest="<results>/{dataset}/{model}/sft/manifest.json",
+        weights=directory("<results>/{dataset}/{model}/sft/model"),
+        history="<results>/{dataset}/{model}/sft/history.jsonl",
+        run="<results>/{dataset}/{model}/sft/run.json",
+    log:
+        "<logs>/{dataset}/{model}/sft/sft.log",
+    benchmark:
+        "<benchmarks>/{dataset}/{model}/sft/sft.jsonl"
+    conda:
+        "../envs/train.yaml"
+    resources:
+        gpu=gpus,
+        mem_mb=grow(64_000),
+        runtime=480,
+    params:
+        module=as_py_module(input.code),
+        base=base_folder,
+    shell:
+        "exec python -m {params.module} --spec {input.spec}"
+        " --prompts {input.prompts} --base {params.base:q}"
+        " --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -1,0 +1,117 @@
+rule tables:
+    input:
+        code="selfcontrast/steps/tables.py",
+        lib=["selfcontrast/tables.py", "selfcontrast/stats.py"],
+        spec="<results>/summary/spec.json",
+        answers=every_answer,
+        groups=every_group,
+        similarity=every_similarity,
+        lock="requirements.lock",
+    output:
+        manifest="<results>/tables/manifest.json",
+        main="<results>/tables/main.md",
+        metrics=report(
+            "<results>/tables/metrics.tsv",
+            caption="../report/metrics.rst",
+            category="Headline",
+            labels={"what": "all metrics"},
+        ),
+        comparisons=report(
+            "<results>/tables/comparisons.tsv",
+            caption="../report/comparisons.rst",
+            category="Headline",
+            labels={"what": "paired comparisons"},
+        ),
+        data=report(
+            "<results>/tables/data.tsv",
+            caption="../report/data.rst",
+            category="Data",
+            labels={"what": "records and prompts"},
+        ),
+        selections=report(
+            "<results>/tables/selections.tsv",
+            caption="../report/selections.rst",
+            category="Data",
+            labels={"what": "selections"},
+        ),
+        similarity="<results>/tables/similarity.tsv",
+        provenance="<results>/tables/provenance.json",
+        run="<results>/tables/run.json",
+    log:
+        "<logs>/tables/tables.log",
+    benchmark:
+        "<benchmarks>/tables/tables.jsonl"
+    conda:
+        "../envs/base.yaml"
+    resources:
+        mem_mb=grow(2_000),
+        runtime=30,
+    params:
+        module=as_py_module(input.code),
+    shell:
+        "exec python -m {params.module} --spec {input.spec}"
+        " --lock {input.lock}"
+        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+
+
+rule figures:
+    input:
+        code="selfcontrast/steps/figures.py",
+        lib="selfcontrast/plotting.py",
+        spec="<results>/summary/spec.json",
+        tables=rules.tables.output.manifest,
+    output:
+        manifest="<results>/figures/{figure}/manifest.json",
+        pdf="<results>/figures/{figure}/{figure}.pdf",
+        svg=report(
+            "<results>/figures/{figure}/{figure}.svg",
+            caption="../report/figures.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+        run="<results>/figures/{figure}/run.json",
+    log:
+        "<logs>/figures/{figure}/figures.log",
+    benchmark:
+        "<benchmarks>/figures/{figure}/figures.jsonl"
+    conda:
+        "../envs/base.yaml"
+    resources:
+        mem_mb=grow(2_000),
+        runtime=30,
+    params:
+        module=as_py_module(input.code),
+    shell:
+        "exec python -m {params.module} --spec {input.spec}"
+        " --tables {input.tables} --figure {wildcards.figure}"
+        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+
+
+rule cost:
+    input:
+        code="selfcontrast/steps/cost.py",
+        spec="<results>/summary/spec.json",
+        tables=rules.tables.output.manifest,
+    output:
+        manifest="<results>/cost/manifest.json",
+        table=report(
+            "<results>/cost/cost.tsv",
+            caption="../report/cost.rst",
+            category="Cost",
+            labels={"what": "every stage"},
+        ),
+        run="<results>/cost/run.json",
+    log:
+        "<logs>/cost/cost.log",
+    benchmark:
+        "<benchmarks>/cost/cost.jsonl"
+    conda:
+        "../envs/base.yaml"
+    resources:
+        mem_mb=grow(2_000),
+        runtime=30,
+    params:
+        module=as_py_module(input.code),
+    shell:
+        "exec python -m {params.module} --spec {input.spec}"
+        " --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -1,0 +1,42 @@
+rule train:
+    input:
+        code="selfcontrast/steps/train.py",
+        lib=[
+            "selfcontrast/logprobs.py",
+            "selfcontrast/training/loop.py",
+            "selfcontrast/training/preference.py",
+        ],
+        objective=objective_file,
+        spec="<results>/{dataset}/{model}/arms/{arm}/spec.json",
+        prompts=rules.encode.output.manifest,
+        pool=of_selection("<results>/{dataset}/{model}/pools/{pool}/manifest.json"),
+        groups=arm_groups,
+        ref_logps=of_selection(
+            "<results>/{dataset}/{model}/pools/{pool}/logps/sft/manifest.json"
+        ),
+        policy=rules.sft.output.manifest,
+        weights=rules.sft.output.weights,
+    output:
+        manifest="<results>/{dataset}/{model}/arms/{arm}/s{seed}/manifest.json",
+        weights=keep_or_temp(
+            directory("<results>/{dataset}/{model}/arms/{arm}/s{seed}/model")
+        ),
+        history="<results>/{dataset}/{model}/arms/{arm}/s{seed}/history.jsonl",
+        run="<results>/{dataset}/{model}/arms/{arm}/s{seed}/run.json",
+    log:
+        "<logs>/{dataset}/{model}/arms/{arm}/s{seed}/train.log",
+    benchmark:
+        "<benchmarks>/{dataset}/{model}/arms/{arm}/s{seed}/train.jsonl"
+    conda:
+        "../envs/train.yaml"
+    resources:
+        gpu=gpus,
+        mem_mb=grow(64_000),
+        runtime=240,
+    params:
+        module=as_py_module(input.code),
+    shell:
+        "exec python -m {params.module} --spec {input.spec}"
+        " --prompts {input.prompts} --pool {input.pool} --groups {input.groups}"
+        " --ref-logps {input.ref_logps} --policy {input.policy} --seed {wildcards.seed}"
+        " --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -1,0 +1,183 @@
+"""Files that steps exchange: parquet, JSON lines and manifests; written atomically, read with their hash checked."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfcontrast.errors import InputError
+
+MANIFEST = "manifest.json"
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, or of a folder's files and their names in sorted order."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name != ".snakemake_timestamp")
+    for file in files:
+        if path.is_dir():
+            digest.update(f"{file.relative_to(path).as_posix()}\0".encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that takes its name only if the block ends without an error.
+
+    Whoever reads ``path`` sees the old file or the whole new one, also after a kill. The block may make a file or a folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        if partial.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write indented JSON with sorted keys."""
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of a JSON file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("a file is missing", where=str(path), remedy="run snakemake again; it makes what is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError("a file is not valid JSON", found=str(error), where=str(path), remedy="delete it and run snakemake again") from None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (row, line) of a text file, gzipped or not; rows count from 1.
+
+    Lines end at a line feed alone: U+2028 and its like are legal inside a JSON string.
+    """
+    if not path.is_file():
+        raise InputError("a data file is missing", where=str(path), remedy="check the path in the study file")
+    with path.open("rb") as stream:
+        is_gzip = stream.read(2) == b"\x1f\x8b"
+    opened = gzip.open(path, "rb") if is_gzip else path.open("rb")
+    row = 0
+    try:
+        with opened as stream:
+            for row, line in enumerate(stream, 1):
+                if line.strip():
+                    yield row, line
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError("a data file is damaged", found=str(error), where=f"{path}, after row {row}", remedy="fetch it again") from None
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row, record) of a file of JSON objects, one a line."""
+    for row, line in read_lines(path):
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError("a record is not valid JSON (cut off?)", found=str(error), where=f"{path}, row {row}", remedy="mend or remove the row") from None
+        if not isinstance(record, dict):
+            raise InputError("a record is not a JSON object", found=type(record).__name__, where=f"{path}, row {row}", remedy="mend or remove the row")
+        yield row, record
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]], *, compress: bool = False) -> int:
+    """Write one JSON object a line, gzipped if asked; return how many."""
+    n = 0
+    with atomic(path) as partial:
+        with partial.open("wb") as raw:
+            # No name and no time in the gzip header: the same records give the same bytes.
+            stream = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if compress else raw
+            for n, record in enumerate(records, 1):  # noqa: B007
+                stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            if stream is not raw:
+                stream.close()
+    return n
+
+
+def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write columns of equal length as parquet; types follow the values (lists of token ids are stored as int32)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays = {}
+    for name, values in columns.items():
+        is_ids = name.endswith("ids") and all(isinstance(v, list) for v in values)
+        arrays[name] = pa.array(values, type=pa.list_(pa.int32()) if is_ids else None)
+    with atomic(path) as partial:
+        pq.write_table(pa.table(arrays), partial, compression="zstd")
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
+    """Return the columns of a parquet file as lists."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, columns=list(columns) if columns else None)
+    except FileNotFoundError:
+        raise InputError("a file is missing", where=str(path), remedy="run snakemake again; it makes what is missing") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError("a parquet file is damaged", found=str(error), where=str(path), remedy="delete it and run snakemake again") from None
+    return {name: table.column(name).to_pylist() for name in table.column_names}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished step: its manifest, and the files beside it."""
+
+    manifest_path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, manifest_path: Path) -> Artifact:
+        """Read a manifest."""
+        manifest = read_json(manifest_path)
+        if not isinstance(manifest, dict) or "outputs" not in manifest:
+            raise InputError("this is not the manifest of a step", where=str(manifest_path))
+        return cls(manifest_path, manifest)
+
+    @property
+    def digest(self) -> str:
+        """Return the hash of the manifest: it stands for the outputs, since it lists their hashes."""
+        return sha256(self.manifest_path)
+
+    def path(self, name: str) -> Path:
+        """Return the path of one output after checking that its bytes are those the step wrote."""
+        path = self.manifest_path.parent / name
+        expected = self.manifest["outputs"].get(name)
+        if expected is None:
+            raise InputError(f"the step did not write `{name}`", found=", ".join(self.manifest["outputs"]), where=str(self.manifest_path))
+        if not path.exists():
+            raise InputError("a file is missing", where=str(path), remedy="delete the manifest beside it and run snakemake again")
+        if sha256(path) != expected:
+            raise InputError(
+                "a file was changed or damaged after it was written",
+                expected=f"SHA-256 {expected}",
+                where=str(path),
+                remedy=f"delete it together with {self.manifest_path} and run snakemake again",
+            )
+        return path
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
+        """Return one parquet output as columns."""
+        return read_table(self.path(name), columns)

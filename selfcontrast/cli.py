@@ -1,0 +1,165 @@
+"""What all steps share: flags, logging, exit codes, provenance, and leaving nothing half written."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+from selfcontrast import __version__, artifacts
+from selfcontrast.errors import SelfContrastError, StepError
+
+log = logging.getLogger("selfcontrast")
+
+EXIT_USER_ERROR = 2
+"""The message on stderr is enough to go on; there is no traceback."""
+
+PARENT_CHECK_S = 0.5
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "numpy", "pyarrow", "pandas", "scipy")
+
+
+@dataclass
+class Step:
+    """One running step: its spec, where its outputs go, and what it reports of itself.
+
+    Attributes:
+        spec: the settings that change the numbers of this step.
+        folder: where outputs go, beside the manifest.
+        report: counts and figures for the manifest; must be deterministic.
+        cost: figures for run.json: tokens, steps; may vary between runs.
+    """
+
+    spec: dict[str, Any]
+    manifest_path: Path
+    inputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the manifest."""
+        return self.manifest_path.parent
+
+    def open(self, manifest: Path) -> artifacts.Artifact:
+        """Open the outputs of an earlier step and note their hash as an input of this one."""
+        artifact = artifacts.Artifact.open(manifest)
+        parent = manifest.parent.name
+        self.inputs[f"{manifest.parent.parent.name}/{parent}"] = artifact.digest
+        return artifact
+
+    def write_table(self, name: str, columns: dict[str, Sequence[Any]]) -> None:
+        """Write one parquet output."""
+        artifacts.write_table(self.folder / name, columns)
+        self.add_output(name)
+
+    def add_output(self, name: str) -> None:
+        """Note an output that now lies under ``folder``."""
+        self.outputs[name] = artifacts.sha256(self.folder / name)
+
+
+def step_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the flags that every step has."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--spec", type=Path, required=True, help="settings of this step, as JSON")
+    parser.add_argument("--threads", type=int, default=1, help="threads to compute with")
+    parser.add_argument("--out", type=Path, required=True, metavar="MANIFEST", help="manifest to write; outputs go beside it")
+    return parser
+
+
+def run_step(args: argparse.Namespace, work: Callable[[argparse.Namespace, Step], None]) -> int:
+    """Run a step and return its exit code; its manifest is written last, and only if all went well."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    _limit_threads(args.threads)
+    _end_with_parent()
+    started, cpu = time.time(), time.process_time()
+    try:
+        spec = artifacts.read_json(args.spec)
+        step = Step(spec, args.out)
+        name = Path(sys.modules[work.__module__].__file__ or "step").stem
+        log.info("%s, spec %s, selfcontrast %s, %s threads", name, _digest(spec)[:12], __version__, args.threads)
+        step.folder.mkdir(parents=True, exist_ok=True)
+        args.out.unlink(missing_ok=True)
+        work(args, step)
+        seconds = time.time() - started
+        run = {"step": name, "wall_s": round(seconds, 2), "cpu_s": round(time.process_time() - cpu, 2), "peak_rss_mb": _peak_mb()}
+        artifacts.write_json(step.folder / "run.json", {**run, **_where(), **step.cost})
+        manifest = {"step": name, "spec_sha256": _digest(spec), "inputs": step.inputs, "outputs": step.outputs, "report": step.report}
+        artifacts.write_json(args.out, manifest)
+    except SelfContrastError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except OSError as error:
+        if error.errno != 28:  # ENOSPC
+            raise
+        print(f"StepError: {StepError('the disk is full', where=str(error.filename), remedy='free space and run snakemake again')}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    log.info("done in %.1f s: %s", seconds, ", ".join(step.outputs))
+    return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once: tearing down torch costs most of a second, and everything is written and closed."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _limit_threads(threads: int) -> None:
+    """Bound the thread pools of numerical libraries; must run before they are imported."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, so that a killed workflow leaves no writer behind."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _peak_mb() -> int:
+    try:
+        import resource
+    except ImportError:
+        return -1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def _where() -> dict[str, Any]:
+    """Return the versions and the machine; of the packages only those that this process has imported."""
+    versions = {}
+    for package in _PACKAGES:
+        if package.replace("-", "_") in sys.modules:
+            versions[package] = metadata.version(package)
+    return {"versions": versions, "python": platform.python_version(), "machine": platform.machine(), "gpu": _gpu()}
+
+
+def _gpu() -> str | None:
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None

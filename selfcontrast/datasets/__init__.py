@@ -1,0 +1,1 @@
+"""Data sets: adaptors from a record layout to canonical dialogues."""

@@ -1,0 +1,27 @@
+"""UltraChat-200k: ``{"prompt", "prompt_id", "messages": [{"content", "role"}, ...]}``, parquet.
+
+The last assistant turn is the target, everything before it the prompt. There are no rejected answers.
+
+Layout: HuggingFaceH4/ultrachat_200k, splits ``*_sft``. Licence of the data: MIT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from selfcontrast.datasets._records import check_dialogue, messages_field, read_records
+from selfcontrast.records import BadRecord, Dialogue
+
+LICENCE = "MIT"
+HAS_REJECTED = False
+
+
+def read(path: Path) -> Iterator[Dialogue | BadRecord]:
+    """Yield one dialogue, or the reason why there is none, for each record."""
+    for row, record in read_records(path):
+        messages = messages_field(record, "messages", path=path, row=row)
+        if not messages or messages[-1].role != "assistant":
+            yield BadRecord("the dialogue does not end with an answer", row)
+        else:
+            yield check_dialogue(messages[:-1], messages[-1].content, [], row=row)

@@ -1,0 +1,1 @@
+"""Filters: which answers of a pool may become negatives, by their scores."""

@@ -1,0 +1,31 @@
+"""Keep the fraction of the answers with the lowest scores: with the scorer `cosine`, the least similar to the target.
+
+Source: arXiv 2404.00604, section 3 ("75 % dissimilar" is ``keep: 0.75``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from selfcontrast.config import Fraction, Strict
+
+NEEDS_SCORES = True
+
+
+class Params(Strict):
+    """Parameters of the filter."""
+
+    keep: Fraction = Field(description="fraction of the answers that is kept, rounded down to a whole number")
+
+
+def n_kept(n_answers: int, params: Params) -> int:
+    """Return how many of ``n_answers`` answers are kept."""
+    return int(n_answers * params.keep + 1e-9)
+
+
+def keep(scores: Sequence[float], params: Params) -> list[int]:
+    """Return the positions of the kept answers, ascending; of equal scores the earlier answer is kept first."""
+    order = sorted(range(len(scores)), key=lambda i: (scores[i], i))
+    return sorted(order[: n_kept(len(scores), params)])

@@ -1,0 +1,127 @@
+"""Sample responses with the Hugging Face back-end: each prompt is run once for all of its responses.
+
+Every response draws from a random stream of its own, so what is sampled does not depend on shards. Finished responses
+leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfcontrast.logprobs import PromptPass, Tokens, run_prompts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+COMPACT_BELOW = 0.75
+"""Finished responses are removed once fewer than this share of the rows are still running: each removal copies the cache."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a policy is sampled: temperature 0 is greedy; ``top_p`` 1 samples from the whole distribution."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One sampled response: its token ids, with EOS if the model ended it, and why it ended."""
+
+    ids: list[int]
+    finish: Literal["stop", "length"]
+
+
+def plan_batches(lengths: Sequence[int], *, prompts_per_batch: int) -> list[list[int]]:
+    """Return the batches in which prompts are sampled: indices of prompts of like length, ties in prompt order.
+
+    The plan depends on the whole pool alone; shards take contiguous runs of batches. So the batch in which a prompt
+    runs, and with it every rounding error, is the same for any number of shards.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    return [order[i : i + prompts_per_batch] for i in range(0, len(order), prompts_per_batch)]
+
+
+@torch.no_grad()
+def sample_batch(
+    model: PreTrainedModel,
+    prompts: Sequence[Tokens],
+    seeds: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    eos_ids: frozenset[int],
+) -> list[list[Sampled]]:
+    """Return ``len(seeds[i])`` responses to each ``prompts[i]``; response ``(i, j)`` draws from the stream ``seeds[i][j]``.
+
+    A response ends with the first token of ``eos_ids``, which is kept, or after ``max_new_tokens`` tokens.
+    """
+    rows = torch.tensor([i for i, s in enumerate(seeds) for _ in s], device=model.device)
+    uniforms = _streams([s for row in seeds for s in row], sampling.max_new_tokens)
+    prompt = run_prompts(model, prompts).expand(rows)
+    tokens = _decode(model, prompt, uniforms, sampling, eos_ids)
+    flat = iter([Sampled(ids, "stop" if ids[-1] in eos_ids else "length") for ids in tokens])
+    return [[next(flat) for _ in row] for row in seeds]
+
+
+def _streams(seeds: Sequence[int], n_tokens: int) -> Tensor:
+    """Return one row of uniform numbers in [0, 1) for each seed, from a counter-based generator."""
+    draws = [np.random.Generator(np.random.Philox(key=s)).random(n_tokens) for s in seeds]
+    return torch.from_numpy(np.stack(draws))
+
+
+def _decode(
+    model: PreTrainedModel, prompt: PromptPass, uniforms: Tensor, sampling: Sampling, eos_ids: frozenset[int]
+) -> list[list[int]]:
+    n_rows = len(uniforms)
+    tokens: list[list[int]] = [[] for _ in range(n_rows)]
+    alive = list(range(n_rows))  # row of the batch -> response
+    running = torch.ones(n_rows, dtype=torch.bool)
+    hidden, mask, lengths = prompt.last_hidden, prompt.mask, prompt.lengths
+    cache = prompt.cache
+    for step in range(sampling.max_new_tokens):
+        logits = model.get_output_embeddings()(hidden)
+        drawn = _draw(logits, uniforms[alive, step].to(logits.device), sampling)
+        for row, token in enumerate(drawn.tolist()):
+            if running[row]:
+                tokens[alive[row]].append(token)
+                running[row] = token not in eos_ids
+        if not running.any() or step + 1 == sampling.max_new_tokens:
+            break
+        if running.float().mean() < COMPACT_BELOW:
+            kept = running.nonzero()[:, 0].to(logits.device)
+            cache.batch_select_indices(kept)
+            mask, lengths, drawn = mask[kept], lengths[kept], drawn[kept]
+            alive = [alive[i] for i in kept.tolist()]
+            running = torch.ones(len(alive), dtype=torch.bool)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        out = model.base_model(
+            input_ids=drawn[:, None],
+            attention_mask=mask,
+            position_ids=(lengths + step)[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        hidden = out.last_hidden_state[:, -1]
+    return tokens
+
+
+def _draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
+    """Return one token for each row by inverting the cumulative distribution at the row's uniform number."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    probs = (logits.double() / sampling.temperature).softmax(-1)
+    if sampling.top_p < 1:
+        ordered, order = probs.sort(descending=True, stable=True)
+        outside = ordered.cumsum(-1) - ordered >= sampling.top_p
+        probs = probs.scatter(-1, order, ordered.masked_fill(outside, 0.0))
+    cumulative = probs.cumsum(-1)
+    threshold = uniforms[:, None] * cumulative[:, -1:]
+    return (cumulative <= threshold).sum(-1).clamp(max=logits.shape[-1] - 1)

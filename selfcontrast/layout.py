@@ -1,0 +1,49 @@
+"""Where the outputs of a study lie, for the steps that read many of them; the rules spell out the same paths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of one data set with one model under ``root``, which is results/<study>."""
+
+    root: Path
+    dataset: str
+    model: str
+
+    @property
+    def base(self) -> Path:
+        """Return the folder of what depends on data set and model."""
+        return self.root / self.dataset / self.model
+
+    @property
+    def prompts(self) -> Path:
+        """Return the manifest of the encoded splits."""
+        return self.base / "prompts" / "manifest.json"
+
+    def pool(self, pool: str) -> Path:
+        """Return the manifest of a pool."""
+        return self.base / "pools" / pool / "manifest.json"
+
+    def pool_scores(self, pool: str, scorer: str) -> Path:
+        """Return the manifest of a pool's scores."""
+        return self.base / "pools" / pool / "scores" / scorer / "manifest.json"
+
+    def groups(self, selection: str, n: int, seed: int) -> Path:
+        """Return the manifest of the groups of one selection."""
+        return self.base / "groups" / selection / f"n{n}" / f"s{seed}" / "manifest.json"
+
+    def policy(self, arm: str, seed: int, *, is_trained: bool) -> Path:
+        """Return the manifest of an arm's policy."""
+        return self.base / "arms" / arm / f"s{seed}" / "manifest.json" if is_trained else self.base / "sft" / "manifest.json"
+
+    def answers(self, arm: str, seed: int, split: str) -> Path:
+        """Return the manifest of an arm's answers to a held-out split."""
+        return self.base / "arms" / arm / f"s{seed}" / "eval" / split / "manifest.json"
+
+    def answer_scores(self, arm: str, seed: int, split: str, scorer: str) -> Path:
+        """Return the manifest of those answers' scores."""
+        return self.answers(arm, seed, split).parent / "scores" / scorer / "manifest.json"

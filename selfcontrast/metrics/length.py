@@ -1,0 +1,20 @@
+"""Length of an answer in tokens, without EOS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from selfcontrast.config import Strict
+from selfcontrast.metrics._answers import Answers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Params(Strict):
+    """No parameters."""
+
+
+def values(answers: Answers, params: Params) -> NDArray | None:
+    """Return the length of each answer, ``(prompts, samples)``."""
+    return answers.n_tokens.astype(float)

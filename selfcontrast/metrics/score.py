@@ -1,0 +1,20 @@
+"""The judge's score of an answer: in the pocket world its true grade, between 0 and 1."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from selfcontrast.config import Strict
+from selfcontrast.metrics._answers import Answers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Params(Strict):
+    """No parameters."""
+
+
+def values(answers: Answers, params: Params) -> NDArray | None:
+    """Return the score of each answer, ``(prompts, samples)``."""
+    return answers.score

@@ -1,0 +1,22 @@
+"""Win rate against the SFT target under the judge, ties half: the protocol of arXiv 2404.00604."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from selfcontrast.config import Strict
+from selfcontrast.metrics._answers import Answers, win_share
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Params(Strict):
+    """No parameters."""
+
+
+def values(answers: Answers, params: Params) -> NDArray | None:
+    """Return 1, 0.5 or 0 for each answer, ``(prompts, samples)``; None where the target has no score of its own."""
+    if answers.target_score is None:
+        return None
+    return win_share(answers.score, answers.target_score[:, None])

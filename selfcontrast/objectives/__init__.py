@@ -1,0 +1,1 @@
+"""Objectives: the loss of a group of one chosen and k rejected responses."""

@@ -1,0 +1,37 @@
+"""DPO with the mean over the negatives of a group: Self-Contrast, SPIN and, for one negative, standard DPO.
+
+``L = (1/k) sum_j softplus(-beta * h_j)`` with ``h_j = (log pi/ref of chosen) - (log pi/ref of rejected j)``.
+
+Source: arXiv 2305.18290, eq. 7; arXiv 2404.00604 (mean over the k pairs of a prompt); arXiv 2401.01335 with lambda = beta.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from selfcontrast.config import Strict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from selfcontrast.records import GroupLogps
+
+
+class Params(Strict):
+    """Parameters of the objective."""
+
+    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference; usual range 0.01 to 0.5")
+
+
+def loss(policy: GroupLogps, reference: GroupLogps, params: Params) -> Tensor:
+    """Return the loss of each group, shape ``(batch,)``; log 2 where the policy is the reference."""
+    import torch
+    from torch.nn.functional import softplus
+
+    chosen = (policy.chosen - reference.chosen)[:, None]
+    # Garbage in masked slots, even -inf, must reach neither the value nor the gradient: replaced before any arithmetic.
+    rejected = torch.where(policy.valid, policy.rejected, 0.0) - torch.where(policy.valid, reference.rejected, 0.0)
+    per_negative = torch.where(policy.valid, softplus(-params.beta * (chosen - rejected)), 0.0)
+    return per_negative.sum(1) / policy.valid.sum(1)

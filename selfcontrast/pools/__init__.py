@@ -1,0 +1,1 @@
+"""Pools: which responses to a prompt there are to choose from."""

@@ -1,0 +1,47 @@
+"""What a pool is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from selfcontrast.rendering import Renderer
+
+
+@dataclass(frozen=True)
+class PoolPrompt:
+    """One prompt that needs responses: its ids as the policy reads them, and the data set's own worse answers."""
+
+    prompt_id: str
+    prompt_ids: list[int]
+    rejected: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PoolResponse:
+    """One response: its text, its ids (EOS last if it ended by itself), and why it ended."""
+
+    text: str
+    ids: list[int]
+    finish: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class PoolContext:
+    """What is there to make responses with.
+
+    Attributes:
+        renderer: text to ids and back.
+        policy: returns the model that answers, loaded at the first call; pools that need none do not call it.
+        seed_of: the random stream of a prompt's j-th response.
+        room: longest prompt plus response, in tokens.
+    """
+
+    renderer: Renderer
+    policy: Callable[[], PreTrainedModel]
+    seed_of: Callable[[str, int], int]
+    room: int

@@ -1,0 +1,26 @@
+"""The data set's own rejected answers, for standard DPO on annotated pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from selfcontrast.config import Count, Strict
+from selfcontrast.pools._context import PoolContext, PoolPrompt, PoolResponse
+
+NEEDS_POLICY = False
+
+
+class Params(Strict):
+    """Parameters of the pool."""
+
+    n_responses: Count = Field(1, description="rejected answers that every record of the data set has")
+    shards: Count = 1
+
+
+def respond(prompts: Sequence[PoolPrompt], context: PoolContext, params: Params, *, shard: int, shards: int) -> dict[str, list[PoolResponse]]:
+    """Return the annotated answers to the prompts of one shard (counted from 1), by prompt id."""
+    mine = prompts[(shard - 1) * len(prompts) // shards : shard * len(prompts) // shards]
+    ids = context.renderer.response_ids
+    return {p.prompt_id: [PoolResponse(t, ids(t), "stop") for t in p.rejected] for p in mine}

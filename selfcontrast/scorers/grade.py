@@ -1,0 +1,18 @@
+"""The true grade of an answer to a prompt of the pocket world, between 0 and 1: feedback that no real data set has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selfcontrast.config import Strict
+from selfcontrast.records import PromptPool
+from selfcontrast.world.grader import grade
+
+
+class Params(Strict):
+    """No parameters."""
+
+
+def score(pools: Sequence[PromptPool], prompts: Sequence[str], params: Params) -> list[list[float]]:
+    """Return the grade of every answer, pool by pool; ``prompts`` are the last user turns."""
+    return [[grade(prompt, a.text) for a in pool.answers] for pool, prompt in zip(pools, prompts, strict=True)]

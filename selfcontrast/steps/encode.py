@@ -1,0 +1,108 @@
+"""Render and tokenise every dialogue once for one model, and divide the prompts into splits.
+
+In: dialogues, the base model's tokenizer. Out: sft, pool, validation and test as parquet. CPU, seconds to minutes.
+
+A prompt belongs to one split only; which one follows from a hash of its id, not from its place in the file. `pool` is a
+part of `sft`: preference training uses the prompts of the SFT data, as the paper does.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfcontrast import artifacts, cli
+from selfcontrast.errors import InputError
+from selfcontrast.records import Message
+from selfcontrast.seeds import derive_seed
+
+TOO_LONG = "the prompt or the target does not fit into the context"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the flags and run the step."""
+    parser = cli.step_parser(__doc__)
+    parser.add_argument("--dialogues", type=Path, required=True, metavar="MANIFEST", help="of the step prompts")
+    parser.add_argument("--base", required=True, help="folder or hub id of the base model")
+    parser.add_argument("--room", type=int, required=True, help="tokens that sampling needs behind a prompt")
+    return cli.run_step(parser.parse_args(argv), work)
+
+
+def work(args: argparse.Namespace, step: cli.Step) -> None:
+    """Write the splits."""
+    from selfcontrast.checkpoints import load_tokenizer
+    from selfcontrast.rendering import Renderer
+
+    spec = step.spec
+    renderer = Renderer(load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"]), spec["template"])
+    path = step.open(args.dialogues).path("dialogues.jsonl.gz")
+    counts: Counter[str] = Counter()
+    rows = sorted(_encoded(path, renderer, spec, args.room, counts), key=lambda r: (derive_seed(spec["seed"], r["prompt_id"]), r["prompt_id"]))
+    splits = _split(rows, spec["splits"], where=str(path), dropped=counts)
+    for name, part in splits.items():
+        columns = {key: [r[key] for r in part] for key in ("prompt_id", "prompt", "prompt_ids", "target", "target_ids", "rejected")}
+        step.write_table(f"{name}.parquet", columns)
+    unused = len(rows) - sum(len(p) for name, p in splits.items() if name != "pool")
+    step.report = {
+        "dropped": dict(counts),
+        "prompts": {name: len(part) for name, part in splits.items()},
+        "unused": unused,
+        "template_sha256": renderer.digest,
+        "longest_prompt": max(len(r["prompt_ids"]) for r in rows),
+        "unknown_tokens": _count_unknown(rows, renderer),
+    }
+
+
+def _encoded(path: Path, renderer: Any, spec: dict[str, Any], room: int, counts: Counter[str]) -> Iterator[dict[str, Any]]:
+    for _, record in artifacts.read_jsonl(path):
+        messages = [Message(m["role"], m["content"]) for m in record["messages"]]
+        prompt_ids, target_ids = renderer.prompt_ids(messages), renderer.response_ids(record["target"])
+        needed = len(prompt_ids) + max(len(target_ids), room)
+        if needed > spec["max_length"]:
+            if spec["long_prompts"] == "error":
+                raise InputError(
+                    TOO_LONG,
+                    expected=f"at most {spec['max_length']} tokens for prompt and response (models.<id>.max_length)",
+                    found=f"{len(prompt_ids)} for the prompt, {len(target_ids)} for the target, {room} for sampling",
+                    where=f"row {record['row']} of the data set",
+                    remedy="raise max_length, lower max_new_tokens, or set `long_prompts: drop` for this data set",
+                )
+            counts[TOO_LONG] += 1
+            continue
+        yield {
+            "prompt_id": record["prompt_id"],
+            "prompt": record["messages"][-1]["content"],
+            "prompt_ids": prompt_ids,
+            "target": record["target"],
+            "target_ids": target_ids,
+            "rejected": record["rejected"],
+        }
+
+
+def _split(rows: list[dict[str, Any]], sizes: dict[str, int], *, where: str, dropped: Counter[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the splits: held-out prompts first, so that they stay the same when `sft` grows."""
+    needed = sizes["sft"] + sizes["validation"] + sizes["test"]
+    if len(rows) < needed:
+        raise InputError(
+            "the data set has too few prompts for its splits",
+            expected=f"{needed} (sft {sizes['sft']} + validation {sizes['validation']} + test {sizes['test']})",
+            found=f"{len(rows)}" + (f", after {dropped.total()} that are too long" if dropped else ""),
+            where=where,
+            remedy="lower datasets.<id>.splits, or give more data",
+        )
+    test = rows[: sizes["test"]]
+    validation = rows[sizes["test"] : sizes["test"] + sizes["validation"]]
+    sft = rows[sizes["test"] + sizes["validation"] :][: sizes["sft"]]
+    return {"sft": sft, "pool": sft[: sizes["pool"]], "validation": validation, "test": test}
+
+
+def _count_unknown(rows: list[dict[str, Any]], renderer: Any) -> int:
+    unknown = renderer.tokenizer.unk_token_id
+    return sum(i == unknown for r in rows for key in ("prompt_ids", "target_ids") for i in r[key]) if unknown is not None else 0
+
+
+if __name__ == "__main__":
+    cli.leave(main())

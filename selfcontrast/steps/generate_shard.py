@@ -1,0 +1,77 @@
+"""Make the responses to one shard of the pool's prompts.
+
+In: the split pool, the policy (for pools that sample). Out: shard.parquet. One GPU at full size; a shard is small enough
+to be lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfcontrast import cli, plugins
+from selfcontrast.seeds import derive_seed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the flags and run the step."""
+    parser = cli.step_parser(__doc__)
+    parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")
+    parser.add_argument("--policy", type=Path, required=True, metavar="MANIFEST", help="of the model that answers")
+    parser.add_argument("--shard", required=True, metavar="I-of-N", help="which part, counted from 1")
+    return cli.run_step(parser.parse_args(argv), work)
+
+
+def work(args: argparse.Namespace, step: cli.Step) -> None:
+    """Write the responses of the shard, in prompt order."""
+    import torch
+
+    from selfcontrast.checkpoints import load_model, load_tokenizer
+    from selfcontrast.pools._context import PoolContext, PoolPrompt
+    from selfcontrast.rendering import Renderer
+
+    torch.set_num_threads(args.threads)
+    spec = step.spec
+    shard, shards = (int(x) for x in args.shard.split("-of-"))
+    table = step.open(args.prompts).table("pool.parquet", ["prompt_id", "prompt_ids", "rejected"])
+    prompts = [PoolPrompt(i, ids, tuple(r)) for i, ids, r in zip(table["prompt_id"], table["prompt_ids"], table["rejected"], strict=True)]
+    folder = step.open(args.policy).path("model")
+    code = spec["trust_remote_code"]
+    context = PoolContext(
+        renderer=Renderer(load_tokenizer(folder, trust_remote_code=code), spec["template"]),
+        policy=_once(lambda: load_model(folder, dtype=spec["dtype"], trust_remote_code=code)),
+        seed_of=lambda prompt_id, j: derive_seed(spec["seed"], prompt_id, j),
+        room=spec["max_length"],
+    )
+    module = plugins.load("pools", spec["kind"])
+    found = module.respond(prompts, context, module.Params(**spec["params"]), shard=shard, shards=shards)
+    rows = [(p.prompt_id, f"{spec['pool']}.{j}", r) for p in prompts if p.prompt_id in found for j, r in enumerate(found[p.prompt_id])]
+    step.write_table(
+        "shard.parquet",
+        {
+            "prompt_id": [r[0] for r in rows],
+            "response_id": [r[1] for r in rows],
+            "text": [r[2].text for r in rows],
+            "response_ids": [r[2].ids for r in rows],
+            "finish": [r[2].finish for r in rows],
+        },
+    )
+    step.report = {"responses": len(rows)}
+    step.cost = {"sampled_tokens": sum(len(r[2].ids) for r in rows)}
+
+
+def _once(make):  # type: ignore[no-untyped-def]
+    """Return ``make`` with its first result kept."""
+    made = []
+
+    def get():  # type: ignore[no-untyped-def]
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get
+
+
+if __name__ == "__main__":
+    cli.leave(main())

@@ -1,0 +1,77 @@
+"""Compute the reference's log-probability of every response of a pool and of the SFT targets, once for all arms.
+
+In: the split pool, the pool, the reference model. Out: logps.parquet, keyed by (prompt, response). One GPU at full size.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfcontrast import cli
+from selfcontrast.records import TARGET
+
+TOKENS_PER_BATCH = 16_384
+"""Response tokens that are computed together."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the flags and run the step."""
+    parser = cli.step_parser(__doc__)
+    parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")
+    parser.add_argument("--pool", type=Path, required=True, metavar="MANIFEST", help="of the step gather_pool")
+    parser.add_argument("--reference", type=Path, required=True, metavar="MANIFEST", help="of the frozen policy")
+    return cli.run_step(parser.parse_args(argv), work)
+
+
+def work(args: argparse.Namespace, step: cli.Step) -> None:
+    """Write the log-probabilities."""
+    import torch
+
+    from selfcontrast.checkpoints import load_model
+    from selfcontrast.logprobs import response_logps
+
+    torch.set_num_threads(args.threads)
+    split = step.open(args.prompts).table("pool.parquet", ["prompt_id", "prompt_ids", "target_ids"])
+    pool = step.open(args.pool).table("responses.parquet", ["prompt_id", "response_id", "response_ids"])
+    responses: dict[str, list[tuple[str, list[int]]]] = {
+        i: [(TARGET, ids)] for i, ids in zip(split["prompt_id"], split["target_ids"], strict=True)
+    }
+    for prompt_id, response_id, ids in zip(pool["prompt_id"], pool["response_id"], pool["response_ids"], strict=True):
+        responses[prompt_id].append((response_id, ids))
+    folder = step.open(args.reference).path("model")
+    model = load_model(folder, dtype=step.spec["dtype"], trust_remote_code=step.spec["trust_remote_code"])
+    logps: dict[tuple[str, str], float] = {}
+    with torch.no_grad():
+        for batch in _batches(split["prompt_id"], split["prompt_ids"], responses):
+            values = response_logps(model, [p for _, p in batch], [[ids for _, ids in responses[i]] for i, _ in batch])
+            keys = [(i, response_id) for i, _ in batch for response_id, _ in responses[i]]
+            logps |= dict(zip(keys, values.tolist(), strict=True))
+    ordered = [(i, response_id) for i in split["prompt_id"] for response_id, _ in responses[i]]
+    step.write_table(
+        "logps.parquet",
+        {"prompt_id": [k[0] for k in ordered], "response_id": [k[1] for k in ordered], "logp": [logps[k] for k in ordered]},
+    )
+    step.report = {"responses": len(ordered)}
+    step.cost = {"scored_tokens": sum(len(ids) for rows in responses.values() for _, ids in rows)}
+
+
+def _batches(prompt_ids: list[str], tokens: list[list[int]], responses: dict[str, list[tuple[str, list[int]]]]) -> list[list[tuple[str, list[int]]]]:
+    """Return batches of (prompt id, tokens), prompts of like length together."""
+    order = sorted(range(len(prompt_ids)), key=lambda i: (len(tokens[i]), i))
+    batches: list[list[tuple[str, list[int]]]] = []
+    size = 0
+    for i in order:
+        rows = responses[prompt_ids[i]]
+        cost = len(rows) * max(len(ids) for _, ids in rows)
+        if not batches or size + cost > TOKENS_PER_BATCH:
+            batches.append([])
+            size = 0
+        batches[-1].append((prompt_ids[i], tokens[i]))
+        size += cost
+    return batches
+
+
+if __name__ == "__main__":
+    cli.leave(main())

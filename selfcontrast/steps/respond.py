@@ -1,0 +1,74 @@
+"""Let a policy answer the held-out prompts.
+
+In: a held-out split, the policy. Out: responses.parquet. One GPU at full size; seconds on a CPU for `tiny`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfcontrast import cli
+from selfcontrast.seeds import derive_seed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the flags and run the step."""
+    parser = cli.step_parser(__doc__)
+    parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")
+    parser.add_argument("--split", required=True, help="held-out split to answer")
+    parser.add_argument("--policy", type=Path, required=True, metavar="MANIFEST", help="of the policy")
+    parser.add_argument("--policy-spec", type=Path, required=True, help="spec of the policy: how its weights are loaded")
+    parser.add_argument("--template", required=True, help="chat template of the model")
+    parser.add_argument("--seed", type=int, required=True, help="training seed")
+    parser.add_argument("--stream", choices=["baseline", "trained"], required=True, help="see work()")
+    return cli.run_step(parser.parse_args(argv), work)
+
+
+def work(args: argparse.Namespace, step: cli.Step) -> None:
+    """Write the answers.
+
+    All trained policies draw from the same random streams (prompt, sample, seed), so that their differences are not
+    blurred by the luck of the draw; the SFT model has streams of its own, so that wins against it are independent.
+    """
+    import torch
+
+    from selfcontrast import artifacts
+    from selfcontrast.checkpoints import load_model, load_tokenizer
+    from selfcontrast.generation import Sampling, plan_batches, sample_batch
+    from selfcontrast.rendering import Renderer
+
+    torch.set_num_threads(args.threads)
+    spec = step.spec
+    loading = artifacts.read_json(args.policy_spec)
+    code = loading["trust_remote_code"]
+    folder = step.open(args.policy).path("model")
+    renderer = Renderer(load_tokenizer(folder, trust_remote_code=code), args.template)
+    model = load_model(folder, dtype=loading["dtype"], trust_remote_code=code)
+    split = step.open(args.prompts).table(f"{args.split}.parquet", ["prompt_id", "prompt_ids"])
+    ids, tokens = split["prompt_id"], split["prompt_ids"]
+    sampling = Sampling(spec["max_new_tokens"], spec["temperature"], spec["top_p"])
+    eos = frozenset([int(renderer.tokenizer.eos_token_id)])
+    sampled = {}
+    for batch in plan_batches([len(t) for t in tokens], prompts_per_batch=max(1, spec["batch_responses"] // spec["samples"])):
+        seeds = [[derive_seed(spec["seed"], args.stream, args.seed, ids[i], j) for j in range(spec["samples"])] for i in batch]
+        answers = sample_batch(model, [tokens[i] for i in batch], seeds, sampling, eos_ids=eos)
+        sampled |= {ids[i]: a for i, a in zip(batch, answers, strict=True)}
+    rows = [(i, f"eval.{j}", a) for i in ids for j, a in enumerate(sampled[i])]
+    step.write_table(
+        "responses.parquet",
+        {
+            "prompt_id": [r[0] for r in rows],
+            "response_id": [r[1] for r in rows],
+            "text": [renderer.response_text(r[2].ids) for r in rows],
+            "n_tokens": [len(r[2].ids) - (r[2].finish == "stop") for r in rows],
+            "finish": [r[2].finish for r in rows],
+        },
+    )
+    step.report = {"responses": len(rows), "cut_by_length": sum(r[2].finish == "length" for r in rows)}
+    step.cost = {"sampled_tokens": sum(len(r[2].ids) for r in rows)}
+
+
+if __name__ == "__main__":
+    cli.leave(main())

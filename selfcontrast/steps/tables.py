@@ -1,0 +1,89 @@
+"""Make the tidy tables of a finished study, and write down what they were made from.
+
+In: every manifest of the study. Out: metrics, comparisons, data, selections and similarity as .tsv, main.md, provenance.json.
+CPU, seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfcontrast import __version__, artifacts, cli
+from selfcontrast.config import Study
+from selfcontrast.sweep import expand_arms
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "numpy", "pandas", "pyarrow", "statsmodels", "snakemake")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the flags and run the step."""
+    parser = cli.step_parser(__doc__)
+    parser.add_argument("--lock", type=Path, required=True, help="file of locked versions")
+    return cli.run_step(parser.parse_args(argv), work)
+
+
+def work(args: argparse.Namespace, step: cli.Step) -> None:
+    """Write the tables."""
+    from selfcontrast import tables
+
+    study = Study.model_validate(step.spec["study"])
+    cells = tables.read_cells(study, step.folder.parent)
+    metrics = tables.metrics_table(cells)
+    _write(step, "metrics.tsv", metrics)
+    _write(step, "comparisons.tsv", tables.comparisons_table(cells))
+    _write(step, "data.tsv", tables.data_table(cells))
+    _write(step, "selections.tsv", tables.selections_table(cells))
+    _write(step, "similarity.tsv", tables.similarity_table(cells))
+    with artifacts.atomic(step.folder / "main.md") as partial:
+        partial.write_text(tables.main_table(metrics, study), encoding="utf-8")
+    step.add_output("main.md")
+    artifacts.write_json(step.folder / "provenance.json", _provenance(study, step.folder.parent, args.lock))
+    step.add_output("provenance.json")
+
+
+def _write(step: cli.Step, name: str, table: pd.DataFrame) -> None:
+    with artifacts.atomic(step.folder / name) as partial:
+        table.to_csv(partial, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
+    step.add_output(name)
+
+
+def _provenance(study: Study, root: Path, lock: Path) -> dict[str, Any]:
+    """Return versions, seeds, the study as it was understood, and the hash of every manifest of the run."""
+    from importlib import metadata
+
+    manifests = sorted(p for p in root.rglob(artifacts.MANIFEST) if _is_current(p.relative_to(root).parts, study))
+    return {
+        "selfcontrast": __version__,
+        "packages": {p: metadata.version(p) for p in PACKAGES},
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "lock_sha256": artifacts.sha256(lock),
+        "seed": study.seed,
+        "seeds": list(study.seeds),
+        "study": study.model_dump(mode="json"),
+        "manifests": {p.relative_to(root).as_posix(): artifacts.sha256(p) for p in manifests},
+    }
+
+
+def _is_current(parts: tuple[str, ...], study: Study) -> bool:
+    """Return whether a manifest belongs to the study as it is now, not to an arm or seed that was removed from it."""
+    if parts[0] in ("tables", "figures", "cost") or "shards" in parts:
+        return False
+    if "arms" in parts:
+        arm, seed = parts[parts.index("arms") + 1 :][:2]
+        return arm in expand_arms(study) and int(seed.removeprefix("s")) in study.seeds
+    if "groups" in parts:
+        selection, n, seed = parts[parts.index("groups") + 1 :][:3]
+        used = {(a.selection, f"n{a.n}") for a in expand_arms(study).values()}
+        return (selection, n) in used and int(seed.removeprefix("s")) in study.seeds
+    return True
+
+
+if __name__ == "__main__":
+    cli.leave(main())

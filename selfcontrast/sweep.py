@@ -1,0 +1,211 @@
+"""From a study to its arms and to the spec of every step: pure, no files.
+
+A spec holds what changes the numbers of one step and nothing else, so that an edit of the study reruns only what it
+touches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from selfcontrast import plugins
+from selfcontrast.config import Method, Optimisation, Study
+from selfcontrast.errors import ConfigError
+from selfcontrast.seeds import derive_seed
+
+SPLITS = ("sft", "pool", "validation", "test")
+
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One policy that is evaluated: a method, a selection and a number of negatives.
+
+    Attributes:
+        method: id under `methods`.
+        selection: id under `selections`; ``none`` for a method that does not train.
+        n: negatives for each prompt; 0 for a method that does not train.
+    """
+
+    method: str
+    selection: str
+    n: int
+
+    @property
+    def id(self) -> str:
+        """Return the name of the arm in paths and tables."""
+        return f"{self.method}-{self.selection}-n{self.n}"
+
+    @property
+    def is_trained(self) -> bool:
+        """Return whether the arm has weights of its own."""
+        return self.n > 0
+
+
+def expand_arms(study: Study) -> dict[str, Arm]:
+    """Return every arm of the study by its id, in the order of the study file.
+
+    Raises:
+        ConfigError: two sweeps of a method make the same arm, no arm or several arms are the SFT model itself, or the
+            study names an arm that there is not.
+    """
+    arms: dict[str, Arm] = {}
+    for name, method in study.methods.items():
+        for arm in _arms_of_method(name, method):
+            if arm.id in arms:
+                raise ConfigError(f"two sweeps of the method `{name}` make the same arm `{arm.id}`", remedy="remove one")
+            arms[arm.id] = arm
+    untrained = [a.id for a in arms.values() if not a.is_trained]
+    if len(untrained) != 1:
+        raise ConfigError("a study needs one method with `train: false`, the SFT model as the baseline", found=str(untrained))
+    named = {"evaluation.compare_to": study.evaluation.compare_to, "figures.lines": study.figures.lines}
+    for key, ids in named.items():
+        for arm_id in ids:
+            if arm_id not in arms:
+                raise ConfigError(f"{key} names `{arm_id}`, which is no arm", remedy=f"arms: {', '.join(arms)}")
+    if not any(a.id.rsplit("-", 1)[0] == study.figures.scaling for a in arms.values()):
+        raise ConfigError(f"figures.scaling names `{study.figures.scaling}`, of which there is no arm", remedy=f"arms: {', '.join(arms)}")
+    return arms
+
+
+def _arms_of_method(name: str, method: Method) -> list[Arm]:
+    if not method.train:
+        return [Arm(name, "none", 0)]
+    return [Arm(name, selection, n) for sweep in method.sweeps for selection in sweep.selections for n in sweep.n]
+
+
+def baseline_id(study: Study) -> str:
+    """Return the id of the arm that is the SFT model itself."""
+    return next(arm.id for arm in expand_arms(study).values() if not arm.is_trained)
+
+
+def arms_of(study: Study, dataset: str) -> dict[str, Arm]:
+    """Return the arms that a data set can run: those on annotated answers need a data set that has some."""
+    has_rejected = plugins.load("datasets", study.datasets[dataset].adaptor).HAS_REJECTED
+    arms = expand_arms(study)
+    return {i: a for i, a in arms.items() if not a.is_trained or has_rejected or pool_kind(study, a.selection) != "annotated"}
+
+
+def pool_of(study: Study, selection: str) -> str:
+    """Return the id of the pool from which a selection chooses."""
+    return str(study.selections[selection].params["pool"])
+
+
+def pool_kind(study: Study, selection: str) -> str:
+    """Return the kind of that pool."""
+    return study.pools[pool_of(study, selection)].kind
+
+
+def count_steps(training: Optimisation, *, n_prompts: int, n: int, budget: str, budget_n: int) -> int:
+    """Return the optimiser steps of an arm with ``n`` negatives.
+
+    It is counted from the size of the pool split, not from the prompts that are left after selection, so that arms
+    differ in what they learn from and not in how long. Under ``equal_steps`` it does not depend on ``n``.
+    """
+    steps = training.epochs * n_prompts / training.batch
+    if budget == "equal_pairs":
+        steps *= budget_n / n
+    elif budget == "equal_flops":
+        steps *= (budget_n + 1) / (n + 1)
+    return max(1, round(steps))
+
+
+def expand_specs(study: Study) -> dict[str, Spec]:
+    """Return the spec of every step by the folder, under results/<study>/, in which ``spec.json`` is written."""
+    specs: dict[str, Spec] = {"evaluation": _evaluation_spec(study), "summary": _summary_spec(study)}
+    specs |= {f"scorers/{k}": {"kind": s.kind, "params": s.params} for k, s in study.scorers.items()}
+    for model, m in study.models.items():
+        if m.scratch is not None:
+            specs[f"models/{model}/base"] = {**m.scratch.model_dump(), "seed": derive_seed(study.seed, "pretrain", model)}
+    for name, dataset in study.datasets.items():
+        if dataset.world is not None:
+            seed = derive_seed(study.seed, "world", name)
+            specs[f"{name}/world"] = {"layout": dataset.adaptor, "dialogues": dataset.world.dialogues, "seed": seed}
+        specs[f"{name}/prompts"] = {"adaptor": dataset.adaptor, "bad_records": dataset.bad_records}
+        for model in study.models:
+            specs |= {f"{name}/{model}/{key}": spec for key, spec in _model_specs(study, name, model)}
+    return specs
+
+
+def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec]]:
+    """Return the specs of one data set with one model, by their key below ``{dataset}/{model}``."""
+    data, m = study.datasets[dataset], study.models[model]
+    loading = {"dtype": m.dtype, "trust_remote_code": m.trust_remote_code}
+    splits = data.splits.model_dump()
+    specs: list[tuple[str, Spec]] = [
+        (
+            "prompts",
+            {
+                "template": m.template,
+                "max_length": m.max_length,
+                "splits": splits,
+                "long_prompts": data.long_prompts,
+                "trust_remote_code": m.trust_remote_code,
+                "seed": derive_seed(study.seed, "split", dataset),
+            },
+        ),
+        (
+            "sft",
+            {
+                **loading,
+                "training": m.sft.model_dump(),
+                "n_steps": max(1, round(m.sft.epochs * data.splits.sft / m.sft.batch)),
+                "seed": derive_seed(study.seed, "sft", dataset, model),
+            },
+        ),
+    ]
+    specs += [
+        (f"pools/{p}", {**loading, "kind": q.kind, "params": q.params, "template": m.template, "max_length": m.max_length, "pool": p, "seed": derive_seed(study.seed, "pool", dataset, p)})
+        for p, q in study.pools.items()
+    ]
+    for arm in arms_of(study, dataset).values():
+        if not arm.is_trained:
+            continue
+        selection = study.selections[arm.selection]
+        comparison = study.comparison
+        specs.append(
+            (
+                f"groups/{arm.selection}/n{arm.n}",
+                {
+                    "kind": selection.kind,
+                    "params": selection.params,
+                    "n": arm.n,
+                    "common_n": _common_n(study, arm),
+                    "nested": comparison.negatives == "nested",
+                    "seed": derive_seed(study.seed, "groups", dataset),
+                },
+            )
+        )
+        method = study.methods[arm.method]
+        training = method.training or study.training
+        n_steps = count_steps(training, n_prompts=data.splits.pool, n=arm.n, budget=comparison.budget, budget_n=comparison.budget_n)
+        objective = {"kind": method.objective.kind, "params": method.objective.params}
+        specs.append((f"arms/{arm.id}", {**loading, "objective": objective, "training": training.model_dump(), "n_steps": n_steps}))
+    return specs
+
+
+def _common_n(study: Study, arm: Arm) -> int:
+    """Return how many candidates a prompt must have for an arm beside its own n.
+
+    The reserve for larger n is asked of selections that can give so many: annotated pairs never give more than they have.
+    """
+    if study.comparison.prompt_set == "per_n":
+        return 0
+    selection = study.selections[arm.selection]
+    size = study.pools[pool_of(study, arm.selection)].params.get("n_responses", 1)
+    limit = plugins.load("selections", selection.kind).largest_n(size, selection.params)
+    return study.comparison.common_n if limit >= study.comparison.common_n else 0
+
+
+def _evaluation_spec(study: Study) -> Spec:
+    e = study.evaluation
+    keys = {"samples", "temperature", "top_p", "max_new_tokens", "batch_responses"}
+    return {**e.model_dump(include=keys), "seed": derive_seed(study.seed, "evaluation")}
+
+
+def _summary_spec(study: Study) -> Spec:
+    """Return what tables and figures are made from: the whole study, as it was understood."""
+    arms = {d: {i: [a.method, a.selection, a.n] for i, a in arms_of(study, d).items()} for d in study.datasets}
+    return {"study": study.model_dump(mode="json"), "arms": arms, "baseline": baseline_id(study)}

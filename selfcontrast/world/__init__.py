@@ -1,0 +1,1 @@
+"""The pocket world: instruction data in plain English whose answers a program can grade."""
