@@ -93,7 +93,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for row, line in read_lines(path):
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise InputError("a record is not valid JSON (cut off?)", found=str(error), where=f"{path}, row {row}", remedy="mend or remove the row") from None
         if not isinstance(record, dict):
             raise InputError("a record is not a JSON object", found=type(record).__name__, where=f"{path}, row {row}", remedy="mend or remove the row")

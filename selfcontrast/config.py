@@ -36,7 +36,7 @@ Count = Annotated[int, Field(ge=1)]
 class Strict(BaseModel):
     """A model that refuses unknown keys and cannot be changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Plugin(Strict):
@@ -283,14 +283,13 @@ def load_study(study: str) -> Study:
 class _UniqueKeys(yaml.SafeLoader):
     """YAML in which a key given twice is an error: plain YAML silently takes the last one."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key `{key}` is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for i, key in enumerate(keys):
+            if any(key.value == earlier.value for earlier in keys[:i]):
+                raise yaml.composer.ComposerError(None, None, f"key `{key.value}` is given twice", key.start_mark)
+        return node
 
 
 def check_files(study: Study) -> None:
@@ -382,7 +381,8 @@ def _dangling(study: Study) -> Iterator[str]:
 
 def _first_problem(error: ValidationError, prefix: str) -> str:
     """Return the first problem that pydantic found, in one sentence, and how many more there are."""
-    problems = error.errors()
+    # An unknown key goes before a missing one: a misspelled key is both.
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
     key = ".".join([prefix, *(str(x) for x in first["loc"])]).strip(".") or "the study"
     more = f" ({len(problems) - 1} more problems behind this one)" if len(problems) > 1 else ""

@@ -12,6 +12,7 @@ from selfcontrast.errors import InputError
 from selfcontrast.records import BadRecord, Dialogue, Message
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _ROLE = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -37,14 +38,15 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for record in batch.to_pylist():
                 row += 1
                 yield row, record
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         raise InputError("a parquet file is damaged", found=str(error), where=f"{path}, after row {row}", remedy="fetch it again") from None
 
 
-def field(record: dict[str, Any], key: str, kind: type | tuple[type, ...], *, path: Path, row: int) -> Any:
+def field(record: Any, key: str, kind: type | tuple[type, ...], *, path: Path, row: int) -> Any:
     """Return ``record[key]`` after checking that it is there and of the right type."""
-    if key not in record:
-        raise InputError(f"a record has no `{key}`", found=", ".join(record), where=f"{path}, row {row}", remedy="check that the adaptor fits the file")
+    if not isinstance(record, dict) or key not in record:
+        found = ", ".join(record) if isinstance(record, dict) else type(record).__name__
+        raise InputError(f"a record has no `{key}`", found=found, where=f"{path}, row {row}", remedy="check that the adaptor fits the file")
     if not isinstance(record[key], kind):
         names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
         raise InputError(
@@ -83,6 +85,8 @@ def check_dialogue(prompt: Sequence[Message], target: str, rejected: Sequence[st
     roles = [m.role for m in turns]
     if any("\0" in text for text in texts):
         return BadRecord("a text has a NUL character", row)
+    if any(_HALF_PAIR.search(text) for text in texts):
+        return BadRecord("a text has half a surrogate pair", row)
     if not turns or roles[-1] != "user":
         return BadRecord("the prompt does not end with a user turn", row)
     if any(a == b for a, b in zip(roles, roles[1:], strict=False)):

@@ -27,7 +27,7 @@ def read(path: Path) -> Iterator[Dialogue | BadRecord]:
         if chosen is None or rejected is None:
             raise InputError(
                 r"a text does not start with \n\nHuman: or \n\nAssistant:",
-                found=repr(record["chosen"][:60]),
+                found=repr(record["chosen" if chosen is None else "rejected"][:60]),
                 where=f"{path}, row {row}",
                 remedy="check that the file has the layout of HH-RLHF",
             )

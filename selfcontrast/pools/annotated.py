@@ -15,7 +15,7 @@ NEEDS_POLICY = False
 class Params(Strict):
     """Parameters of the pool."""
 
-    n_responses: Count = Field(1, description="rejected answers that every record of the data set has")
+    n_responses: Count = Field(1, description="rejected answers that are taken of a record, at most; best first where they are ranked")
     shards: Count = 1
 
 
@@ -23,4 +23,4 @@ def respond(prompts: Sequence[PoolPrompt], context: PoolContext, params: Params,
     """Return the annotated answers to the prompts of one shard (counted from 1), by prompt id."""
     mine = prompts[(shard - 1) * len(prompts) // shards : shard * len(prompts) // shards]
     ids = context.renderer.response_ids
-    return {p.prompt_id: [PoolResponse(t, ids(t), "stop") for t in p.rejected] for p in mine}
+    return {p.prompt_id: [PoolResponse(t, ids(t), "stop") for t in p.rejected[: params.n_responses]] for p in mine}

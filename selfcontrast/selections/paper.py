@@ -57,17 +57,19 @@ def candidate_positions(texts: Sequence[str], ranks: Sequence[int], *, k: int, m
     """Return the positions of the answers from which ``k`` negatives are drawn, ascending."""
     n = len(texts)
     considered = [i for i in range(n) if empty == "official" or texts[i].strip()]
+    # Under `drop_first` the ranks of the others close up: empty answers take no place in the widened window either.
+    rank = dict(zip(considered, lowest_ranks([ranks[i] for i in considered]), strict=True))
     if "dedup" in mode:
         first = {texts[i]: i for i in reversed(considered)}
         considered = sorted(first.values())
     if mode.startswith("last") and considered:
-        ordered = sorted(ranks[i] for i in considered)
+        ordered = sorted(rank[i] for i in considered)
         window = int(n * ratio_of(mode))
         if "dedup" in mode:
             limit = ordered[min(window, len(considered) - 1)]
         else:
             limit = max(ordered[min(window, len(considered) - 1)], k)
-        considered = [i for i in considered if ranks[i] < limit]
+        considered = [i for i in considered if rank[i] < limit]
     return [i for i in considered if texts[i].strip()]
 
 

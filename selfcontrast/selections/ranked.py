@@ -32,7 +32,7 @@ def candidates(pool: PromptPool, *, n: int, rng: random.Random, params: Params) 
     if first.score is None or second.score is None:
         raise ValueError("the selection `ranked` needs scores")
     if first.score == second.score:
-        return Candidates(first.response_id, (), {"equal scores": 2})
+        return Candidates(first.response_id, (), {"equal scores": 2, "not drawn": len(pool.answers) - 2})
     if first.score < second.score:
         first, second = second, first
     rejected = (second.response_id,) if second.text.strip() else ()

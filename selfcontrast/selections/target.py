@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from selfcontrast import plugins
 from selfcontrast.config import Plugin, Strict
 from selfcontrast.errors import ConfigError
-from selfcontrast.records import TARGET, Candidates, PromptPool
+from selfcontrast.records import TARGET, Answer, Candidates, PromptPool
 
 
 class Params(Strict):
@@ -53,7 +53,10 @@ def candidates(pool: PromptPool, *, n: int, rng: random.Random, params: Params) 
     left_out: Counter[str] = Counter()
     answers = list(pool.answers)
     if params.dedup:
-        answers = list({a.text: a for a in reversed(answers)}.values())[::-1]
+        first: dict[str, Answer] = {}
+        for answer in answers:
+            first.setdefault(answer.text, answer)
+        answers = list(first.values())
         left_out["repeated text"] = len(pool.answers) - len(answers)
     module = plugins.load("filters", params.filter.kind)
     scores = [a.score if a.score is not None else 0.0 for a in answers]

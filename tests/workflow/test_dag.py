@@ -1,0 +1,110 @@
+"""What Snakemake plans: each shared piece of work once, and after an edit only what the edit touches."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+pytestmark = pytest.mark.workflow
+
+
+def planned(output: str) -> Counter[str]:
+    """Return the number of jobs for each rule in the last table of job counts."""
+    table = output.split("Job stats:")[-1]
+    return Counter(
+        {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", table, re.M) if name not in ("job", "total")}
+    )
+
+
+def test_smoke_plans_every_rule_and_shared_work_once(project):
+    """1 data set, 1 model, 2 pools (one of them with 2 scorers), 4 arms of which 3 train, 2 seeds."""
+    done = project.snakemake("-n", "--quiet", "rules", "--config", "study=smoke")
+    assert done.returncode == 0, done.stdout
+    jobs = planned(done.stdout)
+    expected = {"world": 1, "prompts": 1, "pretrain": 1, "encode": 1, "sft": 1, "generate_shard": 2, "gather_pool": 2}
+    expected |= {"score_pool": 2, "ref_logps": 2, "select_groups": 6, "train": 6, "respond": 8, "score_answers": 8}
+    expected |= {"tables": 1, "figures": 4, "cost": 1}
+    assert {rule: jobs[rule] for rule in expected} == expected
+
+
+def test_tiny_is_the_default_study_and_trains_the_base_model_once(project):
+    """12 trained arms (2 DPO, SPIN, 5 n, 4 more filters at n=4 and the control) and the SFT model, for each seed."""
+    done = project.snakemake("-n", "--quiet", "rules")
+    assert done.returncode == 0, done.stdout
+    jobs = planned(done.stdout)
+    seeds = jobs["respond"] / 14
+    assert seeds >= 3
+    assert jobs["train"] == 13 * seeds
+    assert jobs["pretrain"] == jobs["sft"] == 1
+    assert jobs["ref_logps"] == 2
+
+
+def test_tiny3_shares_one_base_model_between_three_data_sets(project):
+    jobs = planned(project.snakemake("-n", "--quiet", "rules", "--config", "study=tiny3").stdout)
+    assert jobs["pretrain"] == 1
+    assert jobs["sft"] == jobs["world"] == 3
+
+
+def test_a_mistake_in_the_study_ends_with_one_message_and_exit_code_2(project):
+    project.edit("config/smoke.yaml", "n_responses", "n_respones")
+    done = project.snakemake("-n", "--config", "study=smoke")
+    assert done.returncode == 2
+    assert "unknown key `pools.sft.n_respones`" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (project.folder / "results").exists()
+
+
+def test_a_missing_data_file_is_named_before_anything_runs(project):
+    done = project.snakemake("-n", "--config", "study=hh")
+    assert done.returncode == 2
+    assert "data/hh-rlhf/harmless-base-test.jsonl.gz" in done.stdout
+    assert "what to do" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_finished_study_has_nothing_to_be_done(finished):
+    done = finished.snakemake("-n", "--config", "study=smoke")
+    assert "Nothing to be done" in done.stdout, done.stdout
+
+
+@pytest.mark.slow
+def test_touching_every_source_file_reruns_nothing(copy_of_finished):
+    """A git checkout changes times, not contents."""
+    for path in copy_of_finished.folder.rglob("selfcontrast/**/*.py"):
+        path.touch()
+    assert "Nothing to be done" in copy_of_finished.snakemake("-n", "--config", "study=smoke").stdout
+
+
+@pytest.mark.slow
+def test_one_more_n_schedules_only_its_own_jobs(copy_of_finished):
+    """n=4 with 2 seeds: groups, training, answers, scores twice each, and the summary; nothing that was there."""
+    copy_of_finished.edit("config/smoke.yaml", "n: [1, 2]", "n: [1, 2, 4]")
+    done = copy_of_finished.snakemake("-n", "--config", "study=smoke")
+    jobs = planned(done.stdout)
+    assert jobs.pop("spec") == 3  # the groups' and the arm's own, and the summary's
+    summary = {"tables": 1, "figures": 4, "cost": 1, "all": 1}
+    assert jobs == {"select_groups": 2, "train": 2, "respond": 2, "score_answers": 2, **summary}
+    assert set(re.findall(r"arms/[\w-]+-n(\d+)/s\d/manifest.json", done.stdout)) >= {"4"}
+    trained = re.findall(r"output: \S+/arms/([\w-]+)/s\d/manifest.json", done.stdout)
+    assert set(trained) == {"selfcontrast-half-n4"}
+
+
+@pytest.mark.slow
+def test_editing_one_objective_reruns_only_its_arms(copy_of_finished):
+    """The hinge loss is used by dpo-annotated-n1 alone: its two trainings and what follows from them."""
+    copy_of_finished.edit("selfcontrast/objectives/hinge.py", "1 - params.beta", "1.0 - params.beta")
+    done = copy_of_finished.snakemake("-n", "--config", "study=smoke")
+    jobs = planned(done.stdout)
+    assert jobs["train"] == 2
+    assert set(re.findall(r"output: \S+/arms/([\w-]+)/s\d/manifest.json", done.stdout)) == {"dpo-annotated-n1"}
+    assert not set(jobs) & {"sft", "pretrain", "generate_shard", "score_pool", "ref_logps", "select_groups"}
+
+
+@pytest.mark.slow
+def test_a_changed_beta_reruns_only_its_method(copy_of_finished):
+    copy_of_finished.edit("config/smoke.yaml", "{kind: hinge}", "{kind: hinge, beta: 0.2}")
+    done = copy_of_finished.snakemake("-n", "--config", "study=smoke")
+    assert planned(done.stdout)["train"] == 2
+    assert set(re.findall(r"output: \S+/arms/([\w-]+)/s\d/manifest.json", done.stdout)) == {"dpo-annotated-n1"}
