@@ -18,7 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; 2 with a message alone for what the user can mend."""
     parser = argparse.ArgumentParser(prog="selfcontrast", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (("check", "check a study without running it"), ("show", "print the main table of a finished study")):
+    for name, text in (
+        ("check", "check a study without running it"),
+        ("show", "print the main table of a finished study"),
+    ):
         command = commands.add_parser(name, help=text)
         command.add_argument("study", help="name under config/, or path of a YAML file")
     commands.add_parser("schema", help="print the JSON schema of study files, for editors")
@@ -64,7 +67,9 @@ def show(name: str) -> str:
     root = Path("results") / study.name
     table = root / "tables" / "main.md"
     if not table.is_file():
-        raise InputError("the study has no tables yet", where=str(table), remedy=f"run snakemake --cores all --config study={name}")
+        raise InputError(
+            "the study has no tables yet", where=str(table), remedy=f"run snakemake --cores all --config study={name}"
+        )
     figures = ", ".join(sorted(p.as_posix() for p in root.glob("figures/*/*.svg")))
     return f"\n{table.read_text(encoding='utf-8')}\nTables:  {root.as_posix()}/tables/\nFigures: {figures} (and .pdf)"
 

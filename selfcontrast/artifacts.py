@@ -9,7 +9,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,11 @@ MANIFEST = "manifest.json"
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, or of a folder's files and their names in sorted order."""
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name != ".snakemake_timestamp")
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(p for p in path.rglob("*") if p.is_file() and p.name != ".snakemake_timestamp")
+    )
     for file in files:
         if path.is_dir():
             digest.update(f"{file.relative_to(path).as_posix()}\0".encode())
@@ -40,16 +44,21 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _remove(partial)  # left by a killed process of the same number: in containers numbers come back
     try:
         yield partial
         if partial.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(partial, path)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -63,9 +72,13 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError("a file is missing", where=str(path), remedy="run snakemake again; it makes what is missing") from None
+        raise InputError(
+            "a file is missing", where=str(path), remedy="run snakemake again; it makes what is missing"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError("a file is not valid JSON", found=str(error), where=str(path), remedy="delete it and run snakemake again") from None
+        raise InputError(
+            "a file is not valid JSON", found=str(error), where=str(path), remedy="delete it and run snakemake again"
+        ) from None
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -77,7 +90,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise InputError("a data file is missing", where=str(path), remedy="check the path in the study file")
     with path.open("rb") as stream:
         is_gzip = stream.read(2) == b"\x1f\x8b"
-    opened = gzip.open(path, "rb") if is_gzip else path.open("rb")
+    opened = gzip.open(path, "rb") if is_gzip else path.open("rb")  # noqa: SIM115 - closed by the with below
     row = 0
     try:
         with opened as stream:
@@ -85,7 +98,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if line.strip():
                     yield row, line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError("a data file is damaged", found=str(error), where=f"{path}, after row {row}", remedy="fetch it again") from None
+        raise InputError(
+            "a data file is damaged", found=str(error), where=f"{path}, after row {row}", remedy="fetch it again"
+        ) from None
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -94,23 +109,31 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError("a record is not valid JSON (cut off?)", found=str(error), where=f"{path}, row {row}", remedy="mend or remove the row") from None
+            raise InputError(
+                "a record is not valid JSON (cut off?)",
+                found=str(error),
+                where=f"{path}, row {row}",
+                remedy="mend or remove the row",
+            ) from None
         if not isinstance(record, dict):
-            raise InputError("a record is not a JSON object", found=type(record).__name__, where=f"{path}, row {row}", remedy="mend or remove the row")
+            raise InputError(
+                "a record is not a JSON object",
+                found=type(record).__name__,
+                where=f"{path}, row {row}",
+                remedy="mend or remove the row",
+            )
         yield row, record
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]], *, compress: bool = False) -> int:
     """Write one JSON object a line, gzipped if asked; return how many."""
     n = 0
-    with atomic(path) as partial:
-        with partial.open("wb") as raw:
-            # No name and no time in the gzip header: the same records give the same bytes.
-            stream = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if compress else raw
+    with atomic(path) as partial, partial.open("wb") as raw:
+        # No name and no time in the gzip header: the same records give the same bytes.
+        opened = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if compress else nullcontext(raw)
+        with opened as stream:
             for n, record in enumerate(records, 1):  # noqa: B007
                 stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-            if stream is not raw:
-                stream.close()
     return n
 
 
@@ -135,9 +158,13 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> dict[str, li
     try:
         table = pq.read_table(path, columns=list(columns) if columns else None)
     except FileNotFoundError:
-        raise InputError("a file is missing", where=str(path), remedy="run snakemake again; it makes what is missing") from None
+        raise InputError(
+            "a file is missing", where=str(path), remedy="run snakemake again; it makes what is missing"
+        ) from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError("a parquet file is damaged", found=str(error), where=str(path), remedy="delete it and run snakemake again") from None
+        raise InputError(
+            "a parquet file is damaged", found=str(error), where=str(path), remedy="delete it and run snakemake again"
+        ) from None
     return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
@@ -166,9 +193,15 @@ class Artifact:
         path = self.manifest_path.parent / name
         expected = self.manifest["outputs"].get(name)
         if expected is None:
-            raise InputError(f"the step did not write `{name}`", found=", ".join(self.manifest["outputs"]), where=str(self.manifest_path))
+            raise InputError(
+                f"the step did not write `{name}`",
+                found=", ".join(self.manifest["outputs"]),
+                where=str(self.manifest_path),
+            )
         if not path.exists():
-            raise InputError("a file is missing", where=str(path), remedy="delete the manifest beside it and run snakemake again")
+            raise InputError(
+                "a file is missing", where=str(path), remedy="delete the manifest beside it and run snakemake again"
+            )
         if sha256(path) != expected:
             raise InputError(
                 "a file was changed or damaged after it was written",

@@ -19,12 +19,17 @@ from selfcontrast.errors import ConfigError
 
 STUDY_FOLDER = Path(__file__).resolve().parent.parent / "config"
 
+WORLD_LAYOUTS = ("hh_rlhf", "ultrachat", "nectar")
+"""Adaptors whose record layout the pocket world can write."""
+
 _ID = re.compile(r"[a-z][a-z0-9]*")
 
 
 def _check_id(value: str) -> str:
     if not _ID.fullmatch(value):
-        raise ValueError(f"`{value}` is not an id: lower-case letters and digits, a letter first (ids become folder names)")
+        raise ValueError(
+            f"`{value}` is not an id: lower-case letters and digits, a letter first (ids become folder names)"
+        )
     return value
 
 
@@ -52,7 +57,7 @@ class Plugin(Strict):
     @property
     def params(self) -> dict[str, Any]:
         """Return the parameters of the plug-in, defaults filled in."""
-        return {k: v for k, v in (self.model_extra or {}).items()}
+        return dict(self.model_extra or {})
 
     def checked(self, folder: str, where: str) -> Plugin:
         """Return this choice with the plug-in's defaults filled in, or raise ConfigError."""
@@ -128,8 +133,11 @@ class Scratch(Strict):
     width: Count = 128
     n_heads: Count = 4
     max_length: Count = Field(128, description="context, in tokens")
-    examples: Count = Field(description="dialogues it is trained on")
-    share_good: Fraction = Field(0.25, description="share of them whose answer is good; the others have one to three defects")
+    prompts: Count = Field(description="prompts it is trained on")
+    answers: Count = Field(4, description="answers to each of them")
+    share_good: Fraction = Field(
+        0.25, description="share of the answers that are good; the others have one to three defects"
+    )
     training: Optimisation
 
 
@@ -138,11 +146,17 @@ class Model(Strict):
 
     path: str | None = Field(None, description="folder or hub id of the checkpoint")
     scratch: Scratch | None = Field(None, description="train the base model from scratch on the pocket world")
-    template: str = Field("tokenizer", description="chat template: `tokenizer` (its own) or `dialogue` (Human/Assistant turns)")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the weights while computing")
+    template: str = Field(
+        "tokenizer", description="chat template: `tokenizer` (its own) or `dialogue` (Human/Assistant turns)"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="type of the weights while computing"
+    )
     max_length: Count = Field(description="longest prompt plus response, in tokens")
     trust_remote_code: bool = Field(False, description="allow the checkpoint to bring code of its own")
-    gpus: Annotated[int, Field(ge=0)] = Field(1, description="GPUs that each job with this model asks for; 0 for models that a CPU core can run")
+    gpus: Annotated[int, Field(ge=0)] = Field(
+        1, description="GPUs that each job with this model asks for; 0 for models that a CPU core can run"
+    )
     sft: Optimisation = Field(description="supervised fine-tuning on the targets of the split `sft`")
 
     @model_validator(mode="after")
@@ -205,7 +219,7 @@ class Evaluation(Strict):
     )
     temperature: float = Field(1.0, ge=0)
     top_p: Fraction = 1.0
-    max_new_tokens: Count
+    max_new_tokens: Count = Field(description="longest answer, in tokens")
     batch_responses: Count = Field(256, description="responses that are sampled together")
     bootstrap: Annotated[int, Field(ge=100)] = Field(5000, description="resamples behind each interval")
     compare_to: tuple[str, ...] = Field((), description="arms with which every other arm is compared, prompt by prompt")
@@ -233,7 +247,9 @@ class Study(Strict):
     name: Id = Field(description="name of the folder under results/; the file's name without .yaml")
     description: str = Field(description="one sentence for the report")
     seed: int = Field(description="root of every random stream")
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = Field(description="training seeds: each repeats selection, training, evaluation")
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = Field(
+        description="training seeds: each repeats selection, training, evaluation"
+    )
     keep_policies: bool = Field(False, description="keep the weights of the arms after their evaluation")
     datasets: Annotated[dict[Id, Dataset], Field(min_length=1)]
     models: Annotated[dict[Id, Model], Field(min_length=1)]
@@ -274,7 +290,9 @@ def load_study(study: str) -> Study:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("the study file is not valid YAML", found=" ".join(str(error).split()), where=str(path)) from None
+        raise ConfigError(
+            "the study file is not valid YAML", found=" ".join(str(error).split()), where=str(path)
+        ) from None
     if not isinstance(raw, dict):
         raise ConfigError("a study file is a mapping of keys", found=type(raw).__name__, where=str(path))
     return parse_study({"name": path.stem, **raw}, where=str(path))
@@ -344,8 +362,25 @@ def _fill_plugins(study: Study) -> Study:
     return study.model_copy(update=filled)
 
 
+_RESERVED = {
+    "datasets": ("models", "scorers", "evaluation", "summary", "tables", "figures", "cost", "logs", "benchmarks"),
+    "models": ("world", "prompts"),
+    "selections": ("none",),
+}
+"""Ids that would share a folder under results/<study>/ with something else."""
+
+
 def _dangling(study: Study) -> Iterator[str]:
     """Yield every id that one part of the study names of another and that is not there, and every impossible n."""
+    for folder, reserved in _RESERVED.items():
+        for key in getattr(study, folder):
+            if key in reserved:
+                yield f"`{key}` cannot be an id under `{folder}`: a folder of that name has another purpose"
+    for key, dataset in study.datasets.items():
+        if dataset.world is not None and dataset.adaptor not in WORLD_LAYOUTS:
+            yield f"datasets.{key}: the pocket world writes no `{dataset.adaptor}`; layouts: {', '.join(WORLD_LAYOUTS)}"
+    if not any(study.figures.ablation_n in sweep.n for method in study.methods.values() for sweep in method.sweeps):
+        yield f"figures.ablation_n is {study.figures.ablation_n}, which no method sweeps"
     for key, selection in study.selections.items():
         pool, scorer = selection.params.get("pool"), selection.params.get("scorer")
         if pool not in study.pools:
@@ -357,7 +392,7 @@ def _dangling(study: Study) -> Iterator[str]:
             where = f"methods.{key}.sweeps[{i}]"
             for name in sweep.selections:
                 if name not in study.selections:
-                    yield f"{where} names the selection `{name}`, which is not under `selections`: {', '.join(study.selections)}"
+                    yield f"{where} names `{name}`, which is not under `selections`: {', '.join(study.selections)}"
                     continue
                 selection = study.selections[name]
                 pool_id = selection.params["pool"]

@@ -6,9 +6,7 @@ from __future__ import annotations
 class SelfContrastError(Exception):
     """An error whose message is enough for the user: printed without a traceback, exit code 2."""
 
-    def __init__(
-        self, message: str, *, expected: str = "", found: str = "", where: str = "", remedy: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, expected: str = "", found: str = "", where: str = "", remedy: str = "") -> None:
         parts = [message.rstrip(".")]
         parts += [f"{label}: {text}" for label, text in _labelled(expected, found, where, remedy) if text]
         super().__init__("\n  ".join(parts))

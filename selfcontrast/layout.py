@@ -38,7 +38,11 @@ class Layout:
 
     def policy(self, arm: str, seed: int, *, is_trained: bool) -> Path:
         """Return the manifest of an arm's policy."""
-        return self.base / "arms" / arm / f"s{seed}" / "manifest.json" if is_trained else self.base / "sft" / "manifest.json"
+        return (
+            self.base / "arms" / arm / f"s{seed}" / "manifest.json"
+            if is_trained
+            else self.base / "sft" / "manifest.json"
+        )
 
     def answers(self, arm: str, seed: int, split: str) -> Path:
         """Return the manifest of an arm's answers to a held-out split."""

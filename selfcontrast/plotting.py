@@ -12,6 +12,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -39,6 +40,7 @@ plt.rcParams.update(
         "svg.fonttype": "path",
         "pdf.fonttype": 42,
         "figure.constrained_layout.use": True,
+        "figure.constrained_layout.wspace": 0.06,
     }
 )
 
@@ -67,7 +69,17 @@ def scaling(study: Study, tables: Tables) -> Figure:
                 ax.axhline(value, color=colour, ls=dash, lw=1.3, label=_arm_label(arm))
         curve = part[(part["method"] + "-" + part["selection"]) == study.figures.scaling].sort_values("n")
         y, low, high = (_scaled(metric, curve[c]) for c in ("value", "low", "high"))
-        ax.errorbar(curve["n"], y, yerr=[y - low, high - y], color=CURVE, marker="o", ms=4, capsize=2.5, lw=1.6, label=f"{_method_label(study.figures.scaling)}")
+        ax.errorbar(
+            curve["n"],
+            y,
+            yerr=[y - low, high - y],
+            color=CURVE,
+            marker="o",
+            ms=4,
+            capsize=2.5,
+            lw=1.6,
+            label=f"{_method_label(study.figures.scaling)}",
+        )
         ax.set_xscale("log", base=2)
         ax.set_xticks(curve["n"].tolist(), [str(n) for n in curve["n"]])
         ax.minorticks_off()
@@ -83,10 +95,18 @@ def filters(study: Study, tables: Tables) -> Figure:
     frame = _over_seeds(tables["metrics"])
     method = study.figures.scaling.split("-")[0]
     metrics = [m for m in ("win_vs_sft", "score") if m in set(frame["metric"])]
-    figure, axes = _grid(frame, metrics, width=4.4, height=0.9 + 0.34 * frame[(frame["n"] == study.figures.ablation_n) & (frame["method"] == method)]["selection"].nunique())
+    figure, axes = _grid(
+        frame,
+        metrics,
+        width=4.4,
+        height=0.9
+        + 0.34 * frame[(frame["n"] == study.figures.ablation_n) & (frame["method"] == method)]["selection"].nunique(),
+    )
     for (dataset, model, metric), ax in axes.items():
         part = _part(frame, dataset, model, metric)
-        rows = part[(part["n"] == study.figures.ablation_n) & (part["method"] == method)].sort_values("value")
+        shown = frame[(frame["n"] == study.figures.ablation_n) & (frame["method"] == method)]
+        order = _part(shown, dataset, model, metrics[-1]).sort_values("value")["selection"].tolist()
+        rows = _part(shown, dataset, model, metric).set_index("selection").loc[order].reset_index()
         y = np.arange(len(rows))
         value, low, high = (_scaled(metric, rows[c]) for c in ("value", "low", "high"))
         ax.errorbar(value, y, xerr=[value - low, high - value], fmt="o", ms=5, capsize=2.5, color=CURVE, lw=1.4)
@@ -110,8 +130,23 @@ def length(study: Study, tables: Tables) -> Figure:
     for (dataset, model, metric), ax in axes.items():
         rows = _part(frame, dataset, model, metric).iloc[::-1]
         y = np.arange(len(rows))
-        ax.errorbar(rows["value"], y, xerr=[rows["value"] - rows["low"], rows["high"] - rows["value"]], fmt="o", ms=4, capsize=2.5, color=CURVE, lw=1.3)
-        ax.set_yticks(y, [f"{_method_label(a.rsplit('-', 1)[0])}{'' if n == 0 else f', n = {n}'}" for a, n in zip(rows["arm"], rows["n"], strict=True)])
+        ax.errorbar(
+            rows["value"],
+            y,
+            xerr=[rows["value"] - rows["low"], rows["high"] - rows["value"]],
+            fmt="o",
+            ms=4,
+            capsize=2.5,
+            color=CURVE,
+            lw=1.3,
+        )
+        ax.set_yticks(
+            y,
+            [
+                f"{_method_label(a.rsplit('-', 1)[0])}{'' if n == 0 else f', n = {n}'}"
+                for a, n in zip(rows["arm"], rows["n"], strict=True)
+            ],
+        )
         ax.set_ylim(-0.6, len(rows) - 0.4)
         ax.grid(axis="y", visible=False)
         baseline = rows[rows["n"] == 0]["value"].iloc[0]
@@ -127,22 +162,41 @@ def similarity(study: Study, tables: Tables) -> Figure:
     if not pairs:
         figure, ax = plt.subplots(figsize=(4.5, 1.6))
         ax.axis("off")
-        ax.text(0.5, 0.5, "This study names no scorer to plot against its judge\n(figures.similarity)", ha="center", va="center")
+        ax.text(
+            0.5,
+            0.5,
+            "This study names no scorer to plot against its judge\n(figures.similarity)",
+            ha="center",
+            va="center",
+        )
         return figure
     figure, grid = plt.subplots(1, len(pairs), figsize=(4.6 * len(pairs), 3.2), squeeze=False)
     for ax, (dataset, model) in zip(grid[0], pairs, strict=True):
         rows = frame[(frame["dataset"] == dataset) & (frame["model"] == model)]
         boxes = [
-            {"med": r["q50"], "q1": r["q25"], "q3": r["q75"], "whislo": r["q05"], "whishi": r["q95"], "mean": r["mean"], "fliers": []}
+            {
+                "med": r["q50"],
+                "q1": r["q25"],
+                "q3": r["q75"],
+                "whislo": r["q05"],
+                "whishi": r["q95"],
+                "mean": r["mean"],
+                "fliers": [],
+            }
             for _, r in rows.iterrows()
         ]
         positions = np.arange(len(rows))
         ax.bxp(boxes, positions=positions, showfliers=False, widths=0.6, medianprops={"color": CURVE, "lw": 1.8})
-        labels = [f"{s:g}\n({100 * n / rows['responses'].sum():.0f} %)" for s, n in zip(rows["judge_score"], rows["responses"], strict=True)]
+        labels = [
+            f"{s:g}\n({100 * n / rows['responses'].sum():.0f} %)"
+            for s, n in zip(rows["judge_score"], rows["responses"], strict=True)
+        ]
         ax.set_xticks(positions, labels)
         ax.set_xlabel(f"{study.evaluation.judge} of the response (share of the pool)")
         ax.set_ylabel(f"{rows['scorer'].iloc[0]} similarity to the target")
-        ax.set_title(f"{dataset}: Pearson {rows['pearson'].iloc[0]:.2f}, Spearman {rows['spearman'].iloc[0]:.2f}", fontsize=9)
+        ax.set_title(
+            f"{dataset}: Pearson {rows['pearson'].iloc[0]:.2f}, Spearman {rows['spearman'].iloc[0]:.2f}", fontsize=9
+        )
         ax.grid(axis="x", visible=False)
     _note(figure, "Box: quartiles and median; whiskers: 5 to 95 %")
     return figure
@@ -164,10 +218,14 @@ def _part(frame: pd.DataFrame, dataset: str, model: str, metric: str) -> pd.Data
     return frame[(frame["dataset"] == dataset) & (frame["model"] == model) & (frame["metric"] == metric)]
 
 
-def _grid(frame: pd.DataFrame, metrics: list[str], *, width: float, height: float) -> tuple[Figure, dict[tuple[str, str, str], Axes]]:
+def _grid(
+    frame: pd.DataFrame, metrics: list[str], *, width: float, height: float
+) -> tuple[Figure, dict[tuple[str, str, str], Axes]]:
     """Return axes by (dataset, model, metric): a row for each data set and model, a column for each metric."""
     pairs = list(dict.fromkeys(zip(frame["dataset"], frame["model"], strict=True)))
-    figure, grid = plt.subplots(len(pairs), len(metrics), figsize=(width * len(metrics), height * len(pairs)), squeeze=False)
+    figure, grid = plt.subplots(
+        len(pairs), len(metrics), figsize=(width * len(metrics), height * len(pairs)), squeeze=False
+    )
     axes = {}
     for row, (dataset, model) in zip(grid, pairs, strict=True):
         for ax, metric in zip(row, metrics, strict=True):
@@ -218,11 +276,12 @@ def _left_out(study: Study, selections: pd.DataFrame) -> str:
     rows = selections[selections["selection"] == selection]
     counts = rows.groupby("n")[["too_few_candidates", "prompts"]].mean()
     parts = [f"n={n}: {r.too_few_candidates:g}" for n, r in counts.iterrows()]
-    return f"Prompts left out for want of candidates, of {counts['prompts'].iloc[0]:g} for each data set: {', '.join(parts)}. Bars and bands: 95 % intervals."
+    total = f"{counts['prompts'].iloc[0]:g} for each data set"
+    return f"Prompts left out for want of candidates, of {total}: {', '.join(parts)}. Bars and bands: 95 % intervals."
 
 
 def _legend_below(figure: Figure, axes: dict[tuple[str, str, str], Axes]) -> None:
-    entries: dict[str, object] = {}
+    entries: dict[str, Artist] = {}
     for ax in axes.values():
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)

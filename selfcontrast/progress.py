@@ -30,6 +30,10 @@ def follow(lines: Iterable[str], out: TextIO) -> None:
             if now - last >= EVERY_S or match[1] == match[2]:
                 last = now
                 minutes, seconds = divmod(int(now - started), 60)
-                print(f"{minutes:3d}:{seconds:02d}  {match[1]:>4} of {match[2]} jobs ({match[3]} %)  last: {rule}", file=out, flush=True)
+                print(
+                    f"{minutes:3d}:{seconds:02d}  {match[1]:>4} of {match[2]} jobs ({match[3]} %)  last: {rule}",
+                    file=out,
+                    flush=True,
+                )
         elif not _NOISE.match(line):
             print(line, end="", file=out, flush=True)

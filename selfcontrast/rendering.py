@@ -30,7 +30,11 @@ class Renderer:
         self.tokenizer = tokenizer
         self.template = template
         if tokenizer.eos_token_id is None:
-            raise InputError("the tokenizer has no EOS token", where=str(tokenizer.name_or_path), remedy="set eos_token in its tokenizer_config.json")
+            raise InputError(
+                "the tokenizer has no EOS token",
+                where=str(tokenizer.name_or_path),
+                remedy="set eos_token in its tokenizer_config.json",
+            )
         if template == "tokenizer" and not tokenizer.chat_template:
             raise InputError(
                 "the tokenizer brings no chat template",

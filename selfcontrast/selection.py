@@ -63,7 +63,9 @@ def select_groups(pools: Iterable[PromptPool], draw: Draw, *, kind: str, params:
         if len(found.rejected) < max(draw.n, draw.common_n):
             selected.short.append(pool.prompt_id)
         else:
-            selected.groups.append(Group(pool.prompt_id, found.chosen, draw_negatives(pool.prompt_id, found.rejected, draw)))
+            selected.groups.append(
+                Group(pool.prompt_id, found.chosen, draw_negatives(pool.prompt_id, found.rejected, draw))
+            )
     return selected
 
 

@@ -55,18 +55,25 @@ def expand_arms(study: Study) -> dict[str, Arm]:
     for name, method in study.methods.items():
         for arm in _arms_of_method(name, method):
             if arm.id in arms:
-                raise ConfigError(f"two sweeps of the method `{name}` make the same arm `{arm.id}`", remedy="remove one")
+                raise ConfigError(
+                    f"two sweeps of the method `{name}` make the same arm `{arm.id}`", remedy="remove one"
+                )
             arms[arm.id] = arm
     untrained = [a.id for a in arms.values() if not a.is_trained]
     if len(untrained) != 1:
-        raise ConfigError("a study needs one method with `train: false`, the SFT model as the baseline", found=str(untrained))
+        raise ConfigError(
+            "a study needs one method with `train: false`, the SFT model as the baseline", found=str(untrained)
+        )
     named = {"evaluation.compare_to": study.evaluation.compare_to, "figures.lines": study.figures.lines}
     for key, ids in named.items():
         for arm_id in ids:
             if arm_id not in arms:
                 raise ConfigError(f"{key} names `{arm_id}`, which is no arm", remedy=f"arms: {', '.join(arms)}")
     if not any(a.id.rsplit("-", 1)[0] == study.figures.scaling for a in arms.values()):
-        raise ConfigError(f"figures.scaling names `{study.figures.scaling}`, of which there is no arm", remedy=f"arms: {', '.join(arms)}")
+        raise ConfigError(
+            f"figures.scaling names `{study.figures.scaling}`, of which there is no arm",
+            remedy=f"arms: {', '.join(arms)}",
+        )
     return arms
 
 
@@ -85,7 +92,11 @@ def arms_of(study: Study, dataset: str) -> dict[str, Arm]:
     """Return the arms that a data set can run: those on annotated answers need a data set that has some."""
     has_rejected = plugins.load("datasets", study.datasets[dataset].adaptor).HAS_REJECTED
     arms = expand_arms(study)
-    return {i: a for i, a in arms.items() if not a.is_trained or has_rejected or pool_kind(study, a.selection) != "annotated"}
+    return {
+        i: a
+        for i, a in arms.items()
+        if not a.is_trained or has_rejected or pool_kind(study, a.selection) != "annotated"
+    }
 
 
 def pool_of(study: Study, selection: str) -> str:
@@ -118,7 +129,10 @@ def expand_specs(study: Study) -> dict[str, Spec]:
     specs |= {f"scorers/{k}": {"kind": s.kind, "params": s.params} for k, s in study.scorers.items()}
     for model, m in study.models.items():
         if m.scratch is not None:
-            specs[f"models/{model}/base"] = {**m.scratch.model_dump(), "seed": derive_seed(study.seed, "pretrain", model)}
+            specs[f"models/{model}/base"] = {
+                **m.scratch.model_dump(),
+                "seed": derive_seed(study.seed, "pretrain", model),
+            }
     for name, dataset in study.datasets.items():
         if dataset.world is not None:
             seed = derive_seed(study.seed, "world", name)
@@ -156,10 +170,12 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
             },
         ),
     ]
-    specs += [
-        (f"pools/{p}", {**loading, "kind": q.kind, "params": q.params, "template": m.template, "max_length": m.max_length, "pool": p, "seed": derive_seed(study.seed, "pool", dataset, p)})
-        for p, q in study.pools.items()
-    ]
+    for pool, plugin in study.pools.items():
+        # The number of shards is no part of it: the pool is the same for any.
+        params = {k: v for k, v in plugin.params.items() if k != "shards"}
+        seed = derive_seed(study.seed, "pool", dataset, pool)
+        spec = {**loading, "kind": plugin.kind, "params": params, "template": m.template, "pool": pool, "seed": seed}
+        specs.append((f"pools/{pool}", spec))
     for arm in arms_of(study, dataset).values():
         if not arm.is_trained:
             continue
@@ -180,9 +196,16 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
         )
         method = study.methods[arm.method]
         training = method.training or study.training
-        n_steps = count_steps(training, n_prompts=data.splits.pool, n=arm.n, budget=comparison.budget, budget_n=comparison.budget_n)
+        n_steps = count_steps(
+            training, n_prompts=data.splits.pool, n=arm.n, budget=comparison.budget, budget_n=comparison.budget_n
+        )
         objective = {"kind": method.objective.kind, "params": method.objective.params}
-        specs.append((f"arms/{arm.id}", {**loading, "objective": objective, "training": training.model_dump(), "n_steps": n_steps}))
+        specs.append(
+            (
+                f"arms/{arm.id}",
+                {**loading, "objective": objective, "training": training.model_dump(), "n_steps": n_steps},
+            )
+        )
     return specs
 
 

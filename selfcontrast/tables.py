@@ -38,7 +38,9 @@ class Cell:
     @cached_property
     def prompt_ids(self) -> list[str]:
         """Return the held-out prompts, in the order of every array."""
-        return Artifact.open(self.layout.prompts).table(f"{self.study.evaluation.split}.parquet", ["prompt_id"])["prompt_id"]
+        return Artifact.open(self.layout.prompts).table(f"{self.study.evaluation.split}.parquet", ["prompt_id"])[
+            "prompt_id"
+        ]
 
     @cached_property
     def scores(self) -> dict[tuple[str, int], NDArray]:
@@ -70,7 +72,7 @@ class Cell:
         return np.array(lengths).reshape(len(self.prompt_ids), -1)
 
     def values(self, metric: str) -> dict[str, NDArray]:
-        """Return a metric's mean over the samples of each prompt, ``(seeds, prompts)``, by arm; arms without it are left out."""
+        """Return a metric's mean over the samples of each prompt, ``(seeds, prompts)``, by arm; without it, no entry."""
         module = plugins.load("metrics", metric)
         baseline = baseline_id(self.study)
         opponents = np.concatenate([self.scores[baseline, s] for s in self.study.seeds], axis=1)
@@ -92,7 +94,10 @@ class Cell:
         """Return the bootstrap draws that all arms and metrics share."""
         seed = derive_seed(self.study.seed, "bootstrap", self.layout.dataset, self.layout.model)
         return Resamples.draw(
-            n_prompts=len(self.prompt_ids), n_seeds=len(self.study.seeds), n_resamples=self.study.evaluation.bootstrap, seed=seed
+            n_prompts=len(self.prompt_ids),
+            n_seeds=len(self.study.seeds),
+            n_resamples=self.study.evaluation.bootstrap,
+            seed=seed,
         )
 
 
@@ -170,10 +175,29 @@ def selections_table(cells: list[Cell]) -> pd.DataFrame:
         for selection, n in dict.fromkeys((a.selection, a.n) for a in cell.arms.values() if a.is_trained):
             for seed in cell.study.seeds:
                 report = Artifact.open(cell.layout.groups(selection, n, seed)).manifest["report"]
-                keys = ("prompts", "groups", "too_few_candidates", "candidates_min", "candidates_mean", "realised_fraction")
+                keys = (
+                    "prompts",
+                    "groups",
+                    "too_few_candidates",
+                    "candidates_min",
+                    "candidates_mean",
+                    "realised_fraction",
+                )
                 left_out = "; ".join(f"{k}: {v}" for k, v in report["answers_left_out"].items())
-                rows.append([cell.layout.dataset, cell.layout.model, selection, n, seed, *(report[k] for k in keys), left_out])
-    columns = ["dataset", "model", "selection", "n", "seed", "prompts", "groups", "too_few_candidates", "candidates_min"]
+                rows.append(
+                    [cell.layout.dataset, cell.layout.model, selection, n, seed, *(report[k] for k in keys), left_out]
+                )
+    columns = [
+        "dataset",
+        "model",
+        "selection",
+        "n",
+        "seed",
+        "prompts",
+        "groups",
+        "too_few_candidates",
+        "candidates_min",
+    ]
     return pd.DataFrame(rows, columns=[*columns, "candidates_mean", "realised_fraction", "answers_left_out"])
 
 
@@ -186,17 +210,40 @@ def similarity_table(cells: list[Cell]) -> pd.DataFrame:
     for cell in cells:
         shown = cell.study.figures.similarity
         if shown is not None:
-            rows += [[cell.layout.dataset, cell.layout.model, *row] for row in _similarity_rows(cell, shown.pool, shown.scorer)]
-    columns = ["dataset", "model", "pool", "scorer", "judge_score", "responses", "mean", "q05", "q25", "q50", "q75", "q95"]
+            rows += [
+                [cell.layout.dataset, cell.layout.model, *row]
+                for row in _similarity_rows(cell, shown.pool, shown.scorer)
+            ]
+    columns = [
+        "dataset",
+        "model",
+        "pool",
+        "scorer",
+        "judge_score",
+        "responses",
+        "mean",
+        "q05",
+        "q25",
+        "q50",
+        "q75",
+        "q95",
+    ]
     return pd.DataFrame(rows, columns=[*columns, "pearson", "spearman"])
 
 
 def _similarity_rows(cell: Cell, pool: str, scorer: str) -> Iterator[list[Any]]:
-    tables = [Artifact.open(cell.layout.pool_scores(pool, s)).table("scores.parquet") for s in (scorer, cell.study.evaluation.judge)]
+    tables = [
+        Artifact.open(cell.layout.pool_scores(pool, s)).table("scores.parquet")
+        for s in (scorer, cell.study.evaluation.judge)
+    ]
     frame = pd.DataFrame({"similarity": tables[0]["score"], "judge": tables[1]["score"]})
     frame = frame[np.array(tables[0]["response_id"]) != TARGET]
     pearson, spearman = (float(frame.corr(method=m).iloc[0, 1]) for m in ("pearson", "spearman"))
-    level = frame["judge"] if frame["judge"].nunique() <= 12 else pd.qcut(frame["judge"], 10, duplicates="drop").map(lambda i: i.mid)
+    level = (
+        frame["judge"]
+        if frame["judge"].nunique() <= 12
+        else pd.qcut(frame["judge"], 10, duplicates="drop").map(lambda i: i.mid)
+    )
     for judge, part in frame.groupby(level.astype(float))["similarity"]:
         quantiles = part.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
         yield [pool, scorer, judge, len(part), part.mean(), *quantiles, pearson, spearman]
@@ -205,7 +252,12 @@ def _similarity_rows(cell: Cell, pool: str, scorer: str) -> Iterator[list[Any]]:
 def main_table(metrics: pd.DataFrame, study: Study) -> str:
     """Return the main table as Markdown: one line for each arm, mean and interval of each metric."""
     over_all = metrics[metrics["seed"] == ALL_SEEDS]
-    titles = {"score": f"mean {study.evaluation.judge}", "win_vs_sft": "wins vs SFT, %", "win_vs_target": "wins vs target, %", "length": "tokens"}
+    titles = {
+        "score": f"mean {study.evaluation.judge}",
+        "win_vs_sft": "wins vs SFT, %",
+        "win_vs_target": "wins vs target, %",
+        "length": "tokens",
+    }
     shown = [m for m in titles if m in set(over_all["metric"])]
     lines = []
     for (dataset, model), part in over_all.groupby(["dataset", "model"], sort=False):

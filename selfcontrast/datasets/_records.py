@@ -39,14 +39,21 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 row += 1
                 yield row, record
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-        raise InputError("a parquet file is damaged", found=str(error), where=f"{path}, after row {row}", remedy="fetch it again") from None
+        raise InputError(
+            "a parquet file is damaged", found=str(error), where=f"{path}, after row {row}", remedy="fetch it again"
+        ) from None
 
 
 def field(record: Any, key: str, kind: type | tuple[type, ...], *, path: Path, row: int) -> Any:
     """Return ``record[key]`` after checking that it is there and of the right type."""
     if not isinstance(record, dict) or key not in record:
         found = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-        raise InputError(f"a record has no `{key}`", found=found, where=f"{path}, row {row}", remedy="check that the adaptor fits the file")
+        raise InputError(
+            f"a record has no `{key}`",
+            found=found,
+            where=f"{path}, row {row}",
+            remedy="check that the adaptor fits the file",
+        )
     if not isinstance(record[key], kind):
         names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
         raise InputError(
@@ -64,8 +71,17 @@ def messages_field(record: dict[str, Any], key: str, *, path: Path, row: int) ->
     turns = field(record, key, list, path=path, row=row)
     messages = []
     for turn in turns:
-        if not isinstance(turn, dict) or not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
-            raise InputError(f"`{key}` has a turn without the texts `role` and `content`", found=repr(turn)[:80], where=f"{path}, row {row}", remedy="mend or remove the row")
+        if (
+            not isinstance(turn, dict)
+            or not isinstance(turn.get("role"), str)
+            or not isinstance(turn.get("content"), str)
+        ):
+            raise InputError(
+                f"`{key}` has a turn without the texts `role` and `content`",
+                found=repr(turn)[:80],
+                where=f"{path}, row {row}",
+                remedy="mend or remove the row",
+            )
         messages.append(Message(turn["role"], turn["content"]))
     return messages
 
@@ -78,7 +94,9 @@ def split_turns(text: str) -> list[Message] | None:
     return [Message(_ROLE[role], content.strip()) for role, content in zip(parts[::2], parts[1::2], strict=True)]
 
 
-def check_dialogue(prompt: Sequence[Message], target: str, rejected: Sequence[str], *, row: int) -> Dialogue | BadRecord:
+def check_dialogue(
+    prompt: Sequence[Message], target: str, rejected: Sequence[str], *, row: int
+) -> Dialogue | BadRecord:
     """Return a dialogue with stripped answers, or why the record cannot be used."""
     turns = [m for i, m in enumerate(prompt) if not (i == 0 and m.role == "system")]
     texts = [m.content for m in prompt] + [target, *rejected]

@@ -25,7 +25,9 @@ def read(path: Path) -> Iterator[Dialogue | BadRecord]:
         else:
             prompt = [Message("user", field(record, "prompt", str, path=path, row=row))]
         response = field(record, "response", str, path=path, row=row)
-        rejected = field(record, "rejected", (str, list), path=path, row=row) if record.get("rejected") is not None else []
+        rejected = (
+            field(record, "rejected", (str, list), path=path, row=row) if record.get("rejected") is not None else []
+        )
         rejected = [rejected] if isinstance(rejected, str) else rejected
         for answer in rejected:
             field({"rejected": answer}, "rejected", str, path=path, row=row)

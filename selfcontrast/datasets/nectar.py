@@ -26,7 +26,11 @@ def read(path: Path) -> Iterator[Dialogue | BadRecord]:
         turns = split_turns(field(record, "prompt", str, path=path, row=row))
         answers = field(record, "answers", list, path=path, row=row)
         if turns is None:
-            raise InputError(r"`prompt` does not start with \n\nHuman:", where=f"{path}, row {row}", remedy="check that the file has the layout of Nectar")
+            raise InputError(
+                r"`prompt` does not start with \n\nHuman:",
+                where=f"{path}, row {row}",
+                remedy="check that the file has the layout of Nectar",
+            )
         for answer in answers:
             field(answer, "answer", str, path=path, row=row)
             field(answer, "rank", (int, float), path=path, row=row)

@@ -38,10 +38,8 @@ class PoolContext:
         renderer: text to ids and back.
         policy: returns the model that answers, loaded at the first call; pools that need none do not call it.
         seed_of: the random stream of a prompt's j-th response.
-        room: longest prompt plus response, in tokens.
     """
 
     renderer: Renderer
     policy: Callable[[], PreTrainedModel]
     seed_of: Callable[[str, int], int]
-    room: int

@@ -15,11 +15,15 @@ NEEDS_POLICY = False
 class Params(Strict):
     """Parameters of the pool."""
 
-    n_responses: Count = Field(1, description="rejected answers that are taken of a record, at most; best first where they are ranked")
+    n_responses: Count = Field(
+        1, description="rejected answers that are taken of a record, at most; best first where they are ranked"
+    )
     shards: Count = 1
 
 
-def respond(prompts: Sequence[PoolPrompt], context: PoolContext, params: Params, *, shard: int, shards: int) -> dict[str, list[PoolResponse]]:
+def respond(
+    prompts: Sequence[PoolPrompt], context: PoolContext, params: Params, *, shard: int, shards: int
+) -> dict[str, list[PoolResponse]]:
     """Return the annotated answers to the prompts of one shard (counted from 1), by prompt id."""
     mine = prompts[(shard - 1) * len(prompts) // shards : shard * len(prompts) // shards]
     ids = context.renderer.response_ids

@@ -27,7 +27,9 @@ class Params(Strict):
     batch_responses: Count = Field(512, description="responses that are sampled together")
 
 
-def respond(prompts: Sequence[PoolPrompt], context: PoolContext, params: Params, *, shard: int, shards: int) -> dict[str, list[PoolResponse]]:
+def respond(
+    prompts: Sequence[PoolPrompt], context: PoolContext, params: Params, *, shard: int, shards: int
+) -> dict[str, list[PoolResponse]]:
     """Return the responses to the prompts of one shard (counted from 1), by prompt id, in sampling order."""
     from selfcontrast.generation import Sampling, plan_batches, sample_batch
 
@@ -42,5 +44,7 @@ def respond(prompts: Sequence[PoolPrompt], context: PoolContext, params: Params,
         seeds = [[context.seed_of(p.prompt_id, j) for j in range(params.n_responses)] for p in chosen]
         sampled = sample_batch(context.policy(), [p.prompt_ids for p in chosen], seeds, sampling, eos_ids=eos)
         for prompt, answers in zip(chosen, sampled, strict=True):
-            responses[prompt.prompt_id] = [PoolResponse(context.renderer.response_text(a.ids), a.ids, a.finish) for a in answers]
+            responses[prompt.prompt_id] = [
+                PoolResponse(context.renderer.response_text(a.ids), a.ids, a.finish) for a in answers
+            ]
     return responses

@@ -19,7 +19,9 @@ class Params(Strict):
     """Parameters of the scorer."""
 
     model: str | None = Field(None, description="folder or hub id of a sentence-transformers model")
-    package: str | None = Field(None, description="installed Python package that carries the model: get_model_path() names its folder")
+    package: str | None = Field(
+        None, description="installed Python package that carries the model: get_model_path() names its folder"
+    )
     trust_remote_code: bool = Field(False, description="allow the model to bring code of its own")
     batch: Count = Field(128, description="texts embedded together; does not change results beyond rounding")
 
@@ -53,9 +55,18 @@ def _embed(texts: Sequence[str], params: Params):  # type: ignore[no-untyped-def
         try:
             folder = importlib.import_module(params.package).get_model_path()
         except ModuleNotFoundError:
-            raise StepError(f"the embedding model's package `{params.package}` is not installed", remedy="run make env") from None
+            raise StepError(
+                f"the embedding model's package `{params.package}` is not installed", remedy="run make env"
+            ) from None
     try:
         model = SentenceTransformer(str(folder), trust_remote_code=params.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise InputError("the embedding model cannot be loaded", found=str(error).split("\n")[0], where=str(folder), remedy="check `model` of the scorer in the study file") from None
-    return model.encode(list(texts), batch_size=params.batch, normalize_embeddings=True, show_progress_bar=False).astype("float64")
+        raise InputError(
+            "the embedding model cannot be loaded",
+            found=str(error).split("\n")[0],
+            where=str(folder),
+            remedy="check `model` of the scorer in the study file",
+        ) from None
+    return model.encode(
+        list(texts), batch_size=params.batch, normalize_embeddings=True, show_progress_bar=False
+    ).astype("float64")

@@ -23,9 +23,12 @@ class Params(Strict):
 
     pool: str = Field(description="id under `pools`")
     scorer: str = Field(description="id under `scorers`: similarity to the target")
-    mode: str = Field(description="`all`, `alldedup`, `last-P` or `lastdedup-P`; P is read as decimals: 75 is 0.75, 5 is 0.5")
+    mode: str = Field(
+        description="`all`, `alldedup`, `last-P` or `lastdedup-P`; P is read as decimals: 75 is 0.75, 5 is 0.5"
+    )
     empty: Literal["official", "drop_first"] = Field(
-        "official", description="official: empty answers take places in the window and are dropped after it; drop_first: before"
+        "official",
+        description="official: empty answers take places in the window and are dropped after it; drop_first: before",
     )
 
     @field_validator("mode")

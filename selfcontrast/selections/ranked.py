@@ -11,7 +11,7 @@ import random
 from pydantic import Field
 
 from selfcontrast.config import Strict
-from selfcontrast.records import Candidates, PromptPool
+from selfcontrast.records import TARGET, Candidates, PromptPool
 
 
 class Params(Strict):
@@ -28,6 +28,8 @@ def largest_n(pool_size: int, params: dict[str, object]) -> int:
 
 def candidates(pool: PromptPool, *, n: int, rng: random.Random, params: Params) -> Candidates:
     """Return the better of two random answers as chosen, the worse as the only candidate."""
+    if len(pool.answers) < 2:
+        return Candidates(TARGET, (), {"not drawn": len(pool.answers)})
     first, second = rng.sample(pool.answers, 2)
     if first.score is None or second.score is None:
         raise ValueError("the selection `ranked` needs scores")

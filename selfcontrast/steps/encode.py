@@ -40,10 +40,16 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     renderer = Renderer(load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"]), spec["template"])
     path = step.open(args.dialogues).path("dialogues.jsonl.gz")
     counts: Counter[str] = Counter()
-    rows = sorted(_encoded(path, renderer, spec, args.room, counts), key=lambda r: (derive_seed(spec["seed"], r["prompt_id"]), r["prompt_id"]))
+    rows = sorted(
+        _encoded(path, renderer, spec, args.room, counts),
+        key=lambda r: (derive_seed(spec["seed"], r["prompt_id"]), r["prompt_id"]),
+    )
     splits = _split(rows, spec["splits"], where=str(path), dropped=counts)
     for name, part in splits.items():
-        columns = {key: [r[key] for r in part] for key in ("prompt_id", "prompt", "prompt_ids", "target", "target_ids", "rejected")}
+        columns = {
+            key: [r[key] for r in part]
+            for key in ("prompt_id", "prompt", "prompt_ids", "target", "target_ids", "rejected")
+        }
         step.write_table(f"{name}.parquet", columns)
     unused = len(rows) - sum(len(p) for name, p in splits.items() if name != "pool")
     step.report = {
@@ -56,7 +62,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     }
 
 
-def _encoded(path: Path, renderer: Any, spec: dict[str, Any], room: int, counts: Counter[str]) -> Iterator[dict[str, Any]]:
+def _encoded(
+    path: Path, renderer: Any, spec: dict[str, Any], room: int, counts: Counter[str]
+) -> Iterator[dict[str, Any]]:
     for _, record in artifacts.read_jsonl(path):
         messages = [Message(m["role"], m["content"]) for m in record["messages"]]
         prompt_ids, target_ids = renderer.prompt_ids(messages), renderer.response_ids(record["target"])
@@ -82,7 +90,9 @@ def _encoded(path: Path, renderer: Any, spec: dict[str, Any], room: int, counts:
         }
 
 
-def _split(rows: list[dict[str, Any]], sizes: dict[str, int], *, where: str, dropped: Counter[str]) -> dict[str, list[dict[str, Any]]]:
+def _split(
+    rows: list[dict[str, Any]], sizes: dict[str, int], *, where: str, dropped: Counter[str]
+) -> dict[str, list[dict[str, Any]]]:
     """Return the splits: held-out prompts first, so that they stay the same when `sft` grows."""
     needed = sizes["sft"] + sizes["validation"] + sizes["test"]
     if len(rows) < needed:
@@ -101,7 +111,11 @@ def _split(rows: list[dict[str, Any]], sizes: dict[str, int], *, where: str, dro
 
 def _count_unknown(rows: list[dict[str, Any]], renderer: Any) -> int:
     unknown = renderer.tokenizer.unk_token_id
-    return sum(i == unknown for r in rows for key in ("prompt_ids", "target_ids") for i in r[key]) if unknown is not None else 0
+    return (
+        sum(i == unknown for r in rows for key in ("prompt_ids", "target_ids") for i in r[key])
+        if unknown is not None
+        else 0
+    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,13 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
 
     study = Study.model_validate(step.spec["study"])
     opened = step.open(args.tables)
-    tables = {n.removesuffix(".tsv"): pd.read_csv(opened.path(n), sep="\t", keep_default_na=False, na_values=[""], dtype={"seed": str}) for n in opened.manifest["outputs"] if n.endswith(".tsv")}
+    tables = {
+        n.removesuffix(".tsv"): pd.read_csv(
+            opened.path(n), sep="\t", keep_default_na=False, na_values=[""], dtype={"seed": str}
+        )
+        for n in opened.manifest["outputs"]
+        if n.endswith(".tsv")
+    }
     figure = plotting.FIGURES[args.figure](study, tables)
     for suffix in ("pdf", "svg"):
         with artifacts.atomic(step.folder / f"{args.figure}.{suffix}") as partial:

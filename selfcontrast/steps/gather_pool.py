@@ -18,7 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the flags and run the step."""
     parser = cli.step_parser(__doc__)
     parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")
-    parser.add_argument("--shards", type=Path, nargs="+", required=True, metavar="MANIFEST", help="of the step generate_shard")
+    parser.add_argument(
+        "--shards", type=Path, nargs="+", required=True, metavar="MANIFEST", help="of the step generate_shard"
+    )
     return cli.run_step(parser.parse_args(argv), work)
 
 
@@ -31,7 +33,11 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         rows += [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
     place = {prompt_id: i for i, prompt_id in enumerate(order["prompt_id"])}
     if unknown := {r["prompt_id"] for r in rows} - set(place):
-        raise InputError("shards hold prompts that are not in the split", found=", ".join(sorted(unknown)[:3]), remedy="delete the pool's folder and run snakemake again")
+        raise InputError(
+            "shards hold prompts that are not in the split",
+            found=", ".join(sorted(unknown)[:3]),
+            remedy="delete the pool's folder and run snakemake again",
+        )
     rows.sort(key=lambda r: (place[r["prompt_id"]], int(r["response_id"].rsplit(".", 1)[1])))
     columns = ("prompt_id", "response_id", "text", "response_ids", "finish")
     step.write_table("responses.parquet", {key: [r[key] for r in rows] for key in columns})

@@ -7,6 +7,7 @@ to be lost.
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,18 +36,25 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     spec = step.spec
     shard, shards = (int(x) for x in args.shard.split("-of-"))
     table = step.open(args.prompts).table("pool.parquet", ["prompt_id", "prompt_ids", "rejected"])
-    prompts = [PoolPrompt(i, ids, tuple(r)) for i, ids, r in zip(table["prompt_id"], table["prompt_ids"], table["rejected"], strict=True)]
+    prompts = [
+        PoolPrompt(i, ids, tuple(r))
+        for i, ids, r in zip(table["prompt_id"], table["prompt_ids"], table["rejected"], strict=True)
+    ]
     folder = step.open(args.policy).path("model")
     code = spec["trust_remote_code"]
     context = PoolContext(
         renderer=Renderer(load_tokenizer(folder, trust_remote_code=code), spec["template"]),
-        policy=_once(lambda: load_model(folder, dtype=spec["dtype"], trust_remote_code=code)),
+        policy=functools.cache(lambda: load_model(folder, dtype=spec["dtype"], trust_remote_code=code)),
         seed_of=lambda prompt_id, j: derive_seed(spec["seed"], prompt_id, j),
-        room=spec["max_length"],
     )
     module = plugins.load("pools", spec["kind"])
     found = module.respond(prompts, context, module.Params(**spec["params"]), shard=shard, shards=shards)
-    rows = [(p.prompt_id, f"{spec['pool']}.{j}", r) for p in prompts if p.prompt_id in found for j, r in enumerate(found[p.prompt_id])]
+    rows = [
+        (p.prompt_id, f"{spec['pool']}.{j}", r)
+        for p in prompts
+        if p.prompt_id in found
+        for j, r in enumerate(found[p.prompt_id])
+    ]
     step.write_table(
         "shard.parquet",
         {
@@ -59,18 +67,6 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     )
     step.report = {"responses": len(rows)}
     step.cost = {"sampled_tokens": sum(len(r[2].ids) for r in rows)}
-
-
-def _once(make):  # type: ignore[no-untyped-def]
-    """Return ``make`` with its first result kept."""
-    made = []
-
-    def get():  # type: ignore[no-untyped-def]
-        if not made:
-            made.append(make())
-        return made[0]
-
-    return get
 
 
 if __name__ == "__main__":

@@ -34,11 +34,11 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     renderer = Renderer(tokenizer, "tokenizer")
     rng = random.Random(spec["seed"])
     examples = []
-    for _ in range(spec["examples"]):
+    for _ in range(spec["prompts"]):
         question = draw_question(rng)
         messages = [Message(r, c) for r, c in [*question.history, ("user", question.text)]]
-        answer = mixed_answer(rng, question, share_good=spec["share_good"])
-        examples.append(Example(renderer.prompt_ids(messages), renderer.response_ids(answer)))
+        answers = [mixed_answer(rng, question, share_good=spec["share_good"]) for _ in range(spec["answers"])]
+        examples.append(Example(renderer.prompt_ids(messages), [renderer.response_ids(a) for a in answers]))
     sizes = {k: spec[k] for k in ("n_layers", "width", "n_heads", "max_length")}
     model = build_model(**sizes, seed=spec["seed"] % 2**32)
     training = spec["training"]

@@ -35,13 +35,25 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     n = artifacts.write_jsonl(step.folder / "dialogues.jsonl.gz", kept, compress=True)
     if n == 0:
         (step.folder / "dialogues.jsonl.gz").unlink()
-        raise InputError("the data set is empty", found=_reasons(counts) or "no record", where=str(args.records), remedy="check the file and its adaptor")
+        raise InputError(
+            "the data set is empty",
+            found=_reasons(counts) or "no record",
+            where=str(args.records),
+            remedy="check the file and its adaptor",
+        )
     step.add_output("dialogues.jsonl.gz")
     step.inputs["records"] = artifacts.sha256(args.records)
-    step.report = {"records": n + counts.total(), "kept": n, "dropped": dict(sorted(counts.items())), "licence": adaptor.LICENCE}
+    step.report = {
+        "records": n + counts.total(),
+        "kept": n,
+        "dropped": dict(sorted(counts.items())),
+        "licence": adaptor.LICENCE,
+    }
 
 
-def _kept(dialogues: Iterator[Dialogue | BadRecord], path: Path, counts: Counter[str], *, stop: bool) -> Iterator[dict[str, Any]]:
+def _kept(
+    dialogues: Iterator[Dialogue | BadRecord], path: Path, counts: Counter[str], *, stop: bool
+) -> Iterator[dict[str, Any]]:
     """Yield the usable dialogues once for each prompt; count the others, or stop at the first."""
     seen: set[str] = set()
     for dialogue in dialogues:
@@ -50,7 +62,13 @@ def _kept(dialogues: Iterator[Dialogue | BadRecord], path: Path, counts: Counter
             prompt_id = hashlib.sha256(json.dumps(messages).encode()).hexdigest()[:16]
             if prompt_id not in seen:
                 seen.add(prompt_id)
-                yield {"prompt_id": prompt_id, "messages": messages, "target": dialogue.target, "rejected": dialogue.rejected, "row": dialogue.row}
+                yield {
+                    "prompt_id": prompt_id,
+                    "messages": messages,
+                    "target": dialogue.target,
+                    "rejected": dialogue.rejected,
+                    "row": dialogue.row,
+                }
                 continue
             dialogue = BadRecord(REPEATED, dialogue.row)
         if stop and dialogue.reason != REPEATED:

@@ -51,13 +51,19 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     ordered = [(i, response_id) for i in split["prompt_id"] for response_id, _ in responses[i]]
     step.write_table(
         "logps.parquet",
-        {"prompt_id": [k[0] for k in ordered], "response_id": [k[1] for k in ordered], "logp": [logps[k] for k in ordered]},
+        {
+            "prompt_id": [k[0] for k in ordered],
+            "response_id": [k[1] for k in ordered],
+            "logp": [logps[k] for k in ordered],
+        },
     )
     step.report = {"responses": len(ordered)}
     step.cost = {"scored_tokens": sum(len(ids) for rows in responses.values() for _, ids in rows)}
 
 
-def _batches(prompt_ids: list[str], tokens: list[list[int]], responses: dict[str, list[tuple[str, list[int]]]]) -> list[list[tuple[str, list[int]]]]:
+def _batches(
+    prompt_ids: list[str], tokens: list[list[int]], responses: dict[str, list[tuple[str, list[int]]]]
+) -> list[list[tuple[str, list[int]]]]:
     """Return batches of (prompt id, tokens), prompts of like length together."""
     order = sorted(range(len(prompt_ids)), key=lambda i: (len(tokens[i]), i))
     batches: list[list[tuple[str, list[int]]]] = []

@@ -19,7 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")
     parser.add_argument("--split", required=True, help="held-out split to answer")
     parser.add_argument("--policy", type=Path, required=True, metavar="MANIFEST", help="of the policy")
-    parser.add_argument("--policy-spec", type=Path, required=True, help="spec of the policy: how its weights are loaded")
+    parser.add_argument(
+        "--policy-spec", type=Path, required=True, help="spec of the policy: how its weights are loaded"
+    )
     parser.add_argument("--template", required=True, help="chat template of the model")
     parser.add_argument("--seed", type=int, required=True, help="training seed")
     parser.add_argument("--stream", choices=["baseline", "trained"], required=True, help="see work()")
@@ -36,7 +38,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
 
     from selfcontrast import artifacts
     from selfcontrast.checkpoints import load_model, load_tokenizer
-    from selfcontrast.generation import Sampling, plan_batches, sample_batch
+    from selfcontrast.generation import Sampled, Sampling, plan_batches, sample_batch
     from selfcontrast.rendering import Renderer
 
     torch.set_num_threads(args.threads)
@@ -50,9 +52,14 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     ids, tokens = split["prompt_id"], split["prompt_ids"]
     sampling = Sampling(spec["max_new_tokens"], spec["temperature"], spec["top_p"])
     eos = frozenset([int(renderer.tokenizer.eos_token_id)])
-    sampled = {}
-    for batch in plan_batches([len(t) for t in tokens], prompts_per_batch=max(1, spec["batch_responses"] // spec["samples"])):
-        seeds = [[derive_seed(spec["seed"], args.stream, args.seed, ids[i], j) for j in range(spec["samples"])] for i in batch]
+    sampled: dict[str, list[Sampled]] = {}
+    for batch in plan_batches(
+        [len(t) for t in tokens], prompts_per_batch=max(1, spec["batch_responses"] // spec["samples"])
+    ):
+        seeds = [
+            [derive_seed(spec["seed"], args.stream, args.seed, ids[i], j) for j in range(spec["samples"])]
+            for i in batch
+        ]
         answers = sample_batch(model, [tokens[i] for i in batch], seeds, sampling, eos_ids=eos)
         sampled |= {ids[i]: a for i, a in zip(batch, answers, strict=True)}
     rows = [(i, f"eval.{j}", a) for i in ids for j, a in enumerate(sampled[i])]

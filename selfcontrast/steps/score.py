@@ -19,7 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.step_parser(__doc__)
     parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")
     parser.add_argument("--split", required=True, help="split that the responses answer")
-    parser.add_argument("--responses", type=Path, required=True, metavar="MANIFEST", help="of the step gather_pool or respond")
+    parser.add_argument(
+        "--responses", type=Path, required=True, metavar="MANIFEST", help="of the step gather_pool or respond"
+    )
     return cli.run_step(parser.parse_args(argv), work)
 
 

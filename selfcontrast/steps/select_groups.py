@@ -57,7 +57,12 @@ def _pools(args: argparse.Namespace, step: cli.Step) -> list[PromptPool]:
     for prompt_id, response_id, text in zip(table["prompt_id"], table["response_id"], table["text"], strict=True):
         score = scores.get((prompt_id, response_id))
         if args.scores is not None and score is None:
-            raise InputError("a response has no score", found=f"{response_id} of prompt {prompt_id}", where=str(args.scores), remedy="delete the scores and run snakemake again")
+            raise InputError(
+                "a response has no score",
+                found=f"{response_id} of prompt {prompt_id}",
+                where=str(args.scores),
+                remedy="delete the scores and run snakemake again",
+            )
         answers[prompt_id].append(Answer(response_id, text, score))
     return [PromptPool(i, t, tuple(answers[i])) for i, t in zip(split["prompt_id"], split["target"], strict=True)]
 

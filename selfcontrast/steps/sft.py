@@ -30,7 +30,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     torch.set_num_threads(args.threads)
     spec = step.spec
     table = step.open(args.prompts).table("sft.parquet", ["prompt_ids", "target_ids"])
-    examples = [Example(p, t) for p, t in zip(table["prompt_ids"], table["target_ids"], strict=True)]
+    examples = [Example(p, [t]) for p, t in zip(table["prompt_ids"], table["target_ids"], strict=True)]
     model = load_model(args.base, dtype=spec["dtype"], trust_remote_code=spec["trust_remote_code"])
     tokenizer = load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"])
     history = train_sft(model, examples, spec["training"], n_steps=spec["n_steps"], seed=spec["seed"])
@@ -38,8 +38,13 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     step.add_output("history.jsonl")
     save_checkpoint(step.folder / "model", model, tokenizer)
     step.add_output("model")
-    step.report = {"examples": len(examples), "steps": len(history), "first_loss": history[0]["loss"], "last_loss": history[-1]["loss"]}
-    step.cost = {"trained_tokens": sum(len(e.response_ids) for e in examples)}
+    step.report = {
+        "examples": len(examples),
+        "steps": len(history),
+        "first_loss": history[0]["loss"],
+        "last_loss": history[-1]["loss"],
+    }
+    step.cost = {"trained_tokens": sum(len(r) for e in examples for r in e.responses)}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,17 @@ from selfcontrast.sweep import expand_arms
 if TYPE_CHECKING:
     import pandas as pd
 
-PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "numpy", "pandas", "pyarrow", "statsmodels", "snakemake")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "sentence-transformers",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "statsmodels",
+    "snakemake",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,1 @@
+"""Training: the loop, supervised fine-tuning, and preference training on groups."""

@@ -71,7 +71,7 @@ def optimise(
     batches: Iterator[list[int]],
     loss_of: Callable[[Sequence[int]], tuple[Tensor, dict[str, float]]],
 ) -> list[dict[str, float]]:
-    """Train ``model`` in place and return one record for each step: loss, gradient norm, learning rate, what ``loss_of`` adds.
+    """Train ``model`` in place and return one record for each step: loss, gradient norm, learning rate, figures.
 
     Args:
         loss_of: returns the mean loss of a batch of item indices, and figures to record.

@@ -47,7 +47,12 @@ def as_group_logps(flat: Tensor, sizes: Sequence[int]) -> GroupLogps:
 
 
 def group_loss(
-    model: PreTrainedModel, groups: Sequence[TokenGroup], objective: ModuleType, params: Any, *, sharing: Sharing = "prefix"
+    model: PreTrainedModel,
+    groups: Sequence[TokenGroup],
+    objective: ModuleType,
+    params: Any,
+    *,
+    sharing: Sharing = "prefix",
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the mean loss over the groups of a batch, and figures: margin, accuracy, log-probabilities."""
     sizes = [len(g.responses) for g in groups]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from selfcontrast.logprobs import response_logps
+from selfcontrast.logprobs import Sharing, response_logps
 from selfcontrast.training.loop import Schedule, optimise, seeded_batches
 
 if TYPE_CHECKING:
@@ -20,16 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt and the response that is trained on, EOS included, as token ids."""
+    """One prompt and the responses that are trained on, EOS included, as token ids; one response, as a rule."""
 
     prompt_ids: list[int]
-    response_ids: list[int]
+    responses: list[list[int]]
 
 
 def sft_loss(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
     """Return the mean negative log-likelihood of a response token, in nats."""
-    logps = response_logps(model, [e.prompt_ids for e in examples], [[e.response_ids] for e in examples], sharing="rows")
-    return -logps.sum() / sum(len(e.response_ids) for e in examples)
+    # One response to a prompt gains nothing from running the prompt apart.
+    sharing: Sharing = "prefix" if any(len(e.responses) > 1 for e in examples) else "rows"
+    logps = response_logps(model, [e.prompt_ids for e in examples], [e.responses for e in examples], sharing=sharing)
+    return -logps.sum() / sum(len(r) for e in examples for r in e.responses)
 
 
 def train_sft(

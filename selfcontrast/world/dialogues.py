@@ -15,7 +15,7 @@ from selfcontrast.world.language import (
     RUDE,
 )
 
-N_STATED = 4
+N_STATED = 3
 """Attributes that a prompt states; two of them are asked for."""
 
 SHARE_GREETED = 0.125

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from selfcontrast import artifacts
-from selfcontrast.errors import ConfigError
 from selfcontrast.world.dialogues import Question, draw_question, flawed_answer, good_answer
 from selfcontrast.world.grader import grade
 
@@ -69,8 +68,6 @@ def draw_questions(rng: random.Random, n: int) -> Iterator[Question]:
 
 def write_records(path: Path, *, layout: str, dialogues: int, seed: int) -> None:
     """Write a data set in the given layout: gzipped JSON lines for HH-RLHF, parquet for the others, as published."""
-    if layout not in LAYOUTS:
-        raise ConfigError(f"the pocket world cannot write the layout `{layout}`", remedy=f"use one of: {', '.join(LAYOUTS)}")
     rng = random.Random(seed)
     records = [LAYOUTS[layout](rng, question) for question in draw_questions(rng, dialogues)]
     if layout == "hh_rlhf":

@@ -1,4 +1,4 @@
-"""Every mistake in a study file gives one ConfigError that names the key, what was found or expected, and what to do."""
+"""Every mistake in a study file gives one ConfigError: which key, what was found or expected, and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from selfcontrast import config, plugins
+from selfcontrast import plugins
 from selfcontrast.config import Study, check_files, load_study, parse_study
 from selfcontrast.errors import ConfigError
 from selfcontrast.sweep import expand_arms, expand_specs
@@ -134,12 +134,31 @@ def test_misspelled_key_is_named_before_the_missing_one() -> None:
     assert "1 more problem" in found
 
 
-@pytest.mark.parametrize(
-    "key",
-    ["seed", "seeds", "description", "datasets", "models", "pools", "selections", "methods", "training", "comparison"]
-    + ["datasets.hh.adaptor", "datasets.hh.splits", "datasets.hh.splits.test", "models.pocket.max_length", "training.lr"]
-    + ["pools.sft.n_responses", "selections.ranked.scorer", "selections.half.pool", "comparison.budget", "figures.scaling"],
-)
+REQUIRED_KEYS = [
+    "seed",
+    "seeds",
+    "description",
+    "datasets",
+    "models",
+    "pools",
+    "selections",
+    "methods",
+    "training",
+    "comparison",
+    "datasets.hh.adaptor",
+    "datasets.hh.splits",
+    "datasets.hh.splits.test",
+    "models.pocket.max_length",
+    "training.lr",
+    "pools.sft.n_responses",
+    "selections.ranked.scorer",
+    "selections.half.pool",
+    "comparison.budget",
+    "figures.scaling",
+]
+
+
+@pytest.mark.parametrize("key", REQUIRED_KEYS)
 def test_missing_key_is_named(key: str) -> None:
     found = message_of(key, REMOVE)
     assert f"key `{key}` is missing" in found
@@ -259,7 +278,11 @@ def test_filter_that_reads_scores_needs_a_scorer() -> None:
 DANGLING = [
     ("selections.half.pool", "stf", ["selections.half.pool names `stf`", "sft, annotated"]),
     ("selections.half.scorer", "cos", ["selections.half.scorer names `cos`", "cosine, grade"]),
-    ("methods.selfcontrast.sweeps.0.selections", ["haf"], ["methods.selfcontrast.sweeps[0]", "`haf`", "annotated, half, ranked"]),
+    (
+        "methods.selfcontrast.sweeps.0.selections",
+        ["haf"],
+        ["methods.selfcontrast.sweeps[0]", "`haf`", "annotated, half, ranked"],
+    ),
     ("evaluation.judge", "jury", ["evaluation.judge names `jury`", "cosine, grade"]),
     ("figures.similarity.pool", "stf", ["figures.similarity", "stf"]),
     ("figures.similarity.scorer", "cos", ["figures.similarity", "cos"]),
@@ -343,7 +366,9 @@ def test_study_with_two_baselines_is_refused() -> None:
     assert "base-none-n0" in found
 
 
-@pytest.mark.parametrize(("key", "named"), [("evaluation.compare_to", "evaluation.compare_to"), ("figures.lines", "figures.lines")])
+@pytest.mark.parametrize(
+    ("key", "named"), [("evaluation.compare_to", "evaluation.compare_to"), ("figures.lines", "figures.lines")]
+)
 def test_arm_that_is_not_there_is_named_with_those_that_are(key: str, named: str) -> None:
     found = message_of_arms(key, ["sft-none-n0", "spin-all-n1"])
     assert f"{named} names `spin-all-n1`, which is no arm" in found
@@ -394,7 +419,11 @@ def test_key_given_twice_is_refused_with_its_place(tmp_path: Path, before: str, 
     assert before in TEXT
     path = write(tmp_path, TEXT.replace(before, after))
     found = message(lambda: load_study(path))
-    line = next(i for i, (a, b) in enumerate(zip(TEXT.replace(before, after).split("\n"), TEXT.split("\n"), strict=False), 1) if a != b)
+    line = next(
+        i
+        for i, (a, b) in enumerate(zip(TEXT.replace(before, after).split("\n"), TEXT.split("\n"), strict=False), 1)
+        if a != b
+    )
     assert f"key `{key}` is given twice" in found
     assert f"line {line}, column" in found
     assert path in found
@@ -411,7 +440,16 @@ def test_key_that_overrides_a_merged_one_is_not_given_twice(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "text",
-    ["a: [1", "a:\n\t- b", "seed: {{ seed }}", "? [a]\n: 1", "a: \x00", ": :", "a: !!python/object:os.system {}", "a: *b"],
+    [
+        "a: [1",
+        "a:\n\t- b",
+        "seed: {{ seed }}",
+        "? [a]\n: 1",
+        "a: \x00",
+        ": :",
+        "a: !!python/object:os.system {}",
+        "a: *b",
+    ],
     ids=["bracket", "tab", "braces", "list as key", "NUL", "colons", "object", "anchor"],
 )
 def test_file_that_is_not_plain_yaml_is_refused(tmp_path: Path, text: str) -> None:
@@ -492,15 +530,3 @@ def test_study_of_the_project_is_valid(path: Path) -> None:
     assert study.name == path.stem
     assert len(expand_arms(study)) > 1
     assert "summary" in expand_specs(study)
-
-
-def test_every_key_has_a_description_or_a_default() -> None:
-    """A user meets each key in config/README.md and in error messages; a required one must say what it means."""
-    models = [m for m in vars(config).values() if isinstance(m, type) and issubclass(m, config.Strict)]
-    silent = [
-        f"{m.__name__}.{name}"
-        for m in models
-        for name, field in m.model_fields.items()
-        if field.is_required() and field.annotation in (str, int, float, bool) and not field.description
-    ]
-    assert silent == ["Scratch.examples"] or silent == []

@@ -288,7 +288,6 @@ def context() -> PoolContext:
         renderer=Renderer(build_tokenizer(max_length=64), "tokenizer"),
         policy=lambda: policy,
         seed_of=lambda prompt_id, j: derive_seed(5, prompt_id, j),
-        room=64,
     )
 
 
@@ -317,5 +316,5 @@ def test_an_empty_shard_does_not_load_the_policy(context: PoolContext) -> None:
     def fail() -> Any:
         raise AssertionError("the policy was loaded")
 
-    lazy = PoolContext(context.renderer, fail, context.seed_of, context.room)
+    lazy = PoolContext(context.renderer, fail, context.seed_of)
     assert pool.respond([PoolPrompt("p", [1, 2], ())], lazy, params, shard=1, shards=2) == {}

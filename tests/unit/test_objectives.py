@@ -10,7 +10,7 @@ difference    1       -0.5   0.5    -2     0.5
 h_j                   1.5    0.5    3      0.5
 ============  ======  =====  =====  =====  =====
 
-Everything is float64; the tolerance 1e-9 is half a unit of the tenth decimal in which expectations are written, or better.
+Everything is float64. The tolerance 1e-9 leaves room for expectations that are written with ten decimals.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def loss_of(objective: ModuleType, policy: GroupLogps, reference: GroupLogps, *,
 
 
 def gradients(objective: ModuleType, policy: GroupLogps, reference: GroupLogps) -> tuple[Tensor, Tensor]:
-    chosen, rejected = torch.autograd.grad(loss_of(objective, policy, reference).sum(), [policy.chosen, policy.rejected])
+    chosen, rejected = torch.autograd.grad(
+        loss_of(objective, policy, reference).sum(), [policy.chosen, policy.rejected]
+    )
     return chosen, rejected
 
 
@@ -71,7 +73,7 @@ def softplus(x: float) -> float:
 
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_dpo_is_the_mean_over_the_first_k_negatives(k: int) -> None:
-    """Per negative 0.6209570478, 0.6684596480, 0.5543552445, 0.6684596480: softplus(-0.1 h) for h = 1.5, 0.5, 3, 0.5."""
+    """Per negative softplus(-0.1 h) = 0.6209570478, 0.6684596480, 0.5543552445, 0.6684596480."""
     assert loss_of(dpo, *fixture(k)).item() == pytest.approx(DPO_MEANS[k], abs=TOLERANCE)
 
 
@@ -143,7 +145,7 @@ def test_loss_has_one_value_for_each_group_and_keeps_the_type(objective: ModuleT
 
 
 def test_dpo_gradient() -> None:
-    """Coefficients sigma(-0.1 h_j) = .4625701547 .4875026035 .4255574832 .4875026035; times beta / 4; chosen: minus the sum."""
+    """Rejected: beta / 4 * sigma(-beta h_j): .4625701547 .4875026035 .4255574832 .4875026035. Chosen: minus the sum."""
     chosen, rejected = gradients(dpo, *fixture(4))
     assert chosen.tolist() == pytest.approx([-0.0465783211], abs=TOLERANCE)
     expected = [0.0115642539, 0.0121875651, 0.0106389371, 0.0121875651]
@@ -210,7 +212,9 @@ def test_masked_slot_may_stand_before_a_valid_one(objective: ModuleType) -> None
 def test_order_of_the_negatives_does_not_matter(objective: ModuleType) -> None:
     policy, reference = fixture(4)
     turned = [GroupLogps(g.chosen, g.rejected.flip(1), g.valid) for g in (policy, reference)]
-    assert loss_of(objective, *turned).item() == pytest.approx(loss_of(objective, policy, reference).item(), abs=TOLERANCE)
+    assert loss_of(objective, *turned).item() == pytest.approx(
+        loss_of(objective, policy, reference).item(), abs=TOLERANCE
+    )
 
 
 @OBJECTIVES
@@ -222,7 +226,9 @@ def test_constant_shift_of_the_reference_changes_nothing(objective: ModuleType, 
     assert loss_of(objective, policy, shifted).item() == pytest.approx(
         loss_of(objective, policy, reference).item(), abs=TOLERANCE
     )
-    for mine, theirs in zip(gradients(objective, policy, shifted), gradients(objective, policy, reference), strict=True):
+    for mine, theirs in zip(
+        gradients(objective, policy, shifted), gradients(objective, policy, reference), strict=True
+    ):
         assert mine.flatten().tolist() == pytest.approx(theirs.flatten().tolist(), abs=TOLERANCE)
 
 
@@ -247,7 +253,7 @@ logps = st.floats(-60, 0)
 @settings(max_examples=50, deadline=None)
 @given(st.tuples(logps, logps, logps, logps))
 def test_swap_is_antisymmetric(objective: ModuleType, values: tuple[float, float, float, float]) -> None:
-    """With x = -beta h: softplus(x) - softplus(-x) = x, and (1 + x) - (1 - x) = 2x while |x| < 1; here |h| is at most 6."""
+    """With x = -beta h: softplus(x) - softplus(-x) = x, and (1 + x) - (1 - x) = 2x while |x| < 1; here |x| < 0.7."""
     chosen, rejected, ref_chosen, ref_rejected = (v / 20 for v in values)
     there = groups([(chosen, [rejected])], width=1), groups([(ref_chosen, [ref_rejected])], width=1)
     back = groups([(rejected, [chosen])], width=1), groups([(ref_rejected, [ref_chosen])], width=1)

@@ -1,7 +1,7 @@
 """The kind `paper` against the reference code's arithmetic, as described in words; THUDM/Self-Contrast at a21d01d.
 
-Expectations by hand come first. Below them the arithmetic is written a second time from its description and compared with
-ours on random pools. An answer of whitespace alone counts as empty in both.
+Expectations by hand come first. Below them the arithmetic is written a second time from its description and compared
+with ours on random pools. An answer of whitespace alone counts as empty in both.
 """
 
 from __future__ import annotations
@@ -30,12 +30,16 @@ TEN_SCORES = [float(i % 10) for i in range(32)]
 ONE_UNIQUE = ["text"] * 32
 
 
-def pool_of(texts: Sequence[str], scores: Iterable[float], *, prompt_id: str = "p", target: str = "target") -> PromptPool:
+def pool_of(
+    texts: Sequence[str], scores: Iterable[float], *, prompt_id: str = "p", target: str = "target"
+) -> PromptPool:
     pairs = zip(texts, scores, strict=True)
     return PromptPool(prompt_id, target, tuple(Answer(f"s.{i}", t, s) for i, (t, s) in enumerate(pairs)))
 
 
-def candidates(texts: Sequence[str], scores: Iterable[float], mode: str, *, k: int, empty: str = "official") -> list[int]:
+def candidates(
+    texts: Sequence[str], scores: Iterable[float], mode: str, *, k: int, empty: str = "official"
+) -> list[int]:
     """Return the positions of the candidates, in their order."""
     params = paper.Params(pool="s", scorer="x", mode=mode, empty=empty)
     found = paper.candidates(pool_of(texts, scores), n=k, rng=random.Random(0), params=params)
@@ -54,7 +58,7 @@ def select(pools: list[PromptPool], n: int, mode: str, *, empty: str = "official
 
 @pytest.mark.parametrize("k", [1, 16, 24])
 def test_lastdedup_75_of_32_distinct_answers_leaves_ranks_0_to_23(k: int) -> None:
-    """m = min(int(32 * 0.75), 32 - 1) = 24, and ranks below 24 stay."""
+    """The window is min(int(32 * 0.75), 32 - 1) = 24, and ranks below 24 stay."""
     assert candidates(DISTINCT, range(32), "lastdedup-75", k=k) == list(range(24))
 
 
@@ -70,7 +74,7 @@ def test_lastdedup_75_cannot_serve_25_of_32_distinct_answers() -> None:
 
 
 def test_ten_unique_texts_give_nine_candidates() -> None:
-    """m = min(24, 10 - 1) = 9: the most similar unique text always goes. First occurrences are at 0 to 9."""
+    """The window is min(24, 10 - 1) = 9: the most similar unique text always goes. First occurrences are at 0 to 9."""
     assert candidates(TEN_UNIQUE, TEN_SCORES, "lastdedup-75", k=9) == list(range(9))
 
 
@@ -175,7 +179,7 @@ def test_all_keeps_duplicates_and_drops_empty_answers() -> None:
 def test_all_stops_where_a_prompt_has_too_few_answers() -> None:
     texts = BLANKS + DISTINCT[5:]
     assert len(candidates(texts, range(32), "all", k=27)) == 27
-    with pytest.raises(InputError, match="28 negatives for prompt p.*\n.*27 answers"):
+    with pytest.raises(InputError, match=r"28 negatives for prompt p\n  found: 27 answers"):
         candidates(texts, range(32), "all", k=28)
 
 
@@ -201,7 +205,14 @@ def test_answer_equal_to_the_target_stays_a_candidate(mode: str) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "ratio"),
-    [("lastdedup-75", 0.75), ("last-5", 0.5), ("last-05", 0.05), ("lastdedup-100", 0.1), ("last-10", 0.1), ("last-0", 0.0)],
+    [
+        ("lastdedup-75", 0.75),
+        ("last-5", 0.5),
+        ("last-05", 0.05),
+        ("lastdedup-100", 0.1),
+        ("last-10", 0.1),
+        ("last-0", 0.0),
+    ],
 )
 def test_ratio_is_a_fraction_of_ten_to_the_number_of_digits(mode: str, ratio: float) -> None:
     assert paper.ratio_of(mode) == ratio
@@ -228,7 +239,9 @@ def test_unknown_mode_is_refused(mode: str) -> None:
 
 def test_prompt_set_shrinks_as_n_grows() -> None:
     """Unique texts 3, 10, 32 under lastdedup-75: 2, 9, 24 candidates."""
-    pools = [pool_of([f"text {i % u}" for i in range(32)], [i % u for i in range(32)], prompt_id=str(u)) for u in (3, 10, 32)]
+    pools = [
+        pool_of([f"text {i % u}" for i in range(32)], [i % u for i in range(32)], prompt_id=str(u)) for u in (3, 10, 32)
+    ]
     left = {n: [g.prompt_id for g in select(pools, n, "lastdedup-75").groups] for n in (1, 2, 4, 8, 16)}
     assert left == {1: ["3", "10", "32"], 2: ["3", "10", "32"], 4: ["10", "32"], 8: ["10", "32"], 16: ["32"]}
 
@@ -256,7 +269,9 @@ def test_alldedup_chooses_the_same_in_every_process() -> None:
     outputs = set()
     for seed in ("0", "1", "2"):
         env = {**os.environ, "PYTHONHASHSEED": seed}
-        done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+        )
         outputs.add(done.stdout)
     assert len(outputs) == 1
 
@@ -299,13 +314,17 @@ def drop_first_in_words(outputs: list[str], similarities: list[float], mode: str
     window = int(len(outputs) * float(f"0.{digits}"))
     if name == "lastdedup":
         filled = [i for i in filled if outputs[i] not in outputs[:i]]
-    ranks = {i: sum(similarities[j] < similarities[i] for j in range(len(outputs)) if outputs[j].strip()) for i in filled}
+    ranks = {
+        i: sum(similarities[j] < similarities[i] for j in range(len(outputs)) if outputs[j].strip()) for i in filled
+    }
     threshold = sorted(ranks.values())[min(window, len(filled) - 1)]
     return [i for i in filled if ranks[i] < (max(threshold, k) if name == "last" else threshold)]
 
 
 MODES = ["all", "alldedup"] + [
-    f"{name}-{p}" for name in ("last", "lastdedup") for p in ("75", "5", "05", "100", "10", "0", "29", "57", "99", "999")
+    f"{name}-{p}"
+    for name in ("last", "lastdedup")
+    for p in ("75", "5", "05", "100", "10", "0", "29", "57", "99", "999")
 ]
 TEXTS = ["", " ", "\n\t", "a", "a ", "b", "c", "d", "e", "f", "g", "h"]
 SIMILARITIES = [-0.5, 0.0, 0.1, 0.3, 0.3000001, 0.7, 1.0]
@@ -326,7 +345,7 @@ def pools(draw: st.DrawFn) -> tuple[list[str], list[float]]:
     return outputs, [draw(st.sampled_from(SIMILARITIES)) for _ in outputs]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(pools(), st.sampled_from(MODES), st.integers(1, 34))
 def test_code_does_what_the_words_say(pool: tuple[list[str], list[float]], mode: str, k: int) -> None:
     outputs, similarities = pool
@@ -338,7 +357,7 @@ def test_code_does_what_the_words_say(pool: tuple[list[str], list[float]], mode:
         assert candidates(outputs, similarities, mode, k=k) == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(pools(), st.sampled_from(MODES), st.integers(1, 34))
 def test_drop_first_does_what_the_words_say(pool: tuple[list[str], list[float]], mode: str, k: int) -> None:
     outputs, similarities = pool

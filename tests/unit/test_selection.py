@@ -123,7 +123,7 @@ def test_dedup_keeps_the_first_occurrence_in_pool_order() -> None:
 
 
 def test_dedup_comes_before_the_filter() -> None:
-    """Unique texts a b c d; half of four is two: a (.1) and b (.2). Without dedup, half of eight: the a and b of all."""
+    """Unique texts a b c d; half of four is two: a (.1) and b (.2). Without dedup half of eight: every a and b."""
     pool = pool_of("abcdabab", [0.1, 0.2, 0.3, 0.4, 0.1, 0.2, 0.1, 0.2])
     assert candidate_ids(pool, scorer="x", dedup=True, filter=HALF) == ([0, 1], {"repeated text": 4, "filtered": 2})
     assert candidate_ids(pool, scorer="x", filter=HALF) == ([0, 1, 4, 6], {"filtered": 4})
@@ -136,7 +136,8 @@ def test_dedup_leaves_ties_to_the_earlier_answer() -> None:
 
 
 texts_and_scores = st.lists(
-    st.tuples(st.sampled_from(["", " ", "a", "b", "c", "the target"]), st.sampled_from([0.0, 0.25, 0.5, 1.0])), max_size=12
+    st.tuples(st.sampled_from(["", " ", "a", "b", "c", "the target"]), st.sampled_from([0.0, 0.25, 0.5, 1.0])),
+    max_size=12,
 )
 
 
@@ -175,7 +176,9 @@ def test_ranked_prefers_the_higher_score(scores: list[float]) -> None:
 
 
 def test_ranked_gives_no_pair_for_equal_scores() -> None:
-    selected = select([pool_of("abc", [0.5] * 3, prompt_id="tie"), pool_of("ab", [0, 1])], draw(1), "ranked", scorer="x")
+    selected = select(
+        [pool_of("abc", [0.5] * 3, prompt_id="tie"), pool_of("ab", [0, 1])], draw(1), "ranked", scorer="x"
+    )
     assert selected.short == ["tie"]
     assert [g.prompt_id for g in selected.groups] == ["p"]
     assert selected.left_out == {"equal scores": 2, "not drawn": 1}
@@ -193,6 +196,12 @@ def test_ranked_draws_every_pair_equally_often() -> None:
     pairs = Counter((g.chosen, *g.rejected) for g in select(pools, draw(1), "ranked", scorer="x").groups)
     assert set(pairs) == {("s.1", "s.0"), ("s.2", "s.0"), ("s.2", "s.1")}
     assert all(abs(count - 200) < 80 for count in pairs.values())
+
+
+@pytest.mark.parametrize("texts", ["", "a"])
+def test_ranked_gives_no_pair_for_fewer_than_two_answers(texts: str) -> None:
+    selected = select([pool_of(texts, [1.0] * len(texts))], draw(1), "ranked", scorer="x")
+    assert (selected.groups, selected.short) == ([], ["p"])
 
 
 def test_ranked_refuses_answers_without_scores() -> None:
@@ -301,7 +310,11 @@ def test_candidates_are_counted_after_the_filter_and_without_empties() -> None:
 
 
 def test_selected_counts_all_prompts_also_the_short_ones() -> None:
-    pools = [pool_of(["", "a", "b"], prompt_id="0"), pool_of(["", "the target"], prompt_id="1"), pool_of([], prompt_id="2")]
+    pools = [
+        pool_of(["", "a", "b"], prompt_id="0"),
+        pool_of(["", "the target"], prompt_id="1"),
+        pool_of([], prompt_id="2"),
+    ]
     selected = select(pools, draw(1))
     assert selected.n_answers == [3, 2, 0]
     assert selected.n_candidates == [2, 0, 0]
@@ -340,7 +353,9 @@ def test_groups_are_the_same_in_every_process() -> None:
     outputs = set()
     for seed in ("0", "1", "2"):
         env = {**os.environ, "PYTHONHASHSEED": seed}
-        done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+        )
         outputs.add(done.stdout)
     (output,) = outputs
     assert output.count("p4") == 10
