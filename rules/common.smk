@@ -67,9 +67,12 @@ def records_of(wildcards):
     return f"<results>/{wildcards.dataset}/world/records"
 
 
-def adaptor_file(wildcards):
-    """Return the adaptor of a data set."""
-    return plugin_file("datasets", cfg.datasets[wildcards.dataset].adaptor)
+def adaptor_files(wildcards):
+    """Return the adaptor of a data set, and what all adaptors share."""
+    return [
+        plugin_file("datasets", cfg.datasets[wildcards.dataset].adaptor),
+        "selfcontrast/datasets/_records.py",
+    ]
 
 
 def base_manifest(wildcards):
@@ -213,6 +216,17 @@ def keep_or_temp(path):
 
 
 # Summary
+
+
+def table_files(wildcards):
+    """Return the modules on which the tables rest, all metrics among them."""
+    metrics = [plugin_file("metrics", name) for name in plugins.names("metrics")]
+    return [
+        *metrics,
+        "selfcontrast/metrics/_answers.py",
+        "selfcontrast/tables.py",
+        "selfcontrast/stats.py",
+    ]
 
 
 def every_answer(wildcards):

@@ -31,7 +31,7 @@ rule world:
 rule prompts:
     input:
         code="selfcontrast/steps/prompts.py",
-        lib=adaptor_file,
+        lib=adaptor_files,
         spec="<results>/{dataset}/prompts/spec.json",
         records=records_of,
     output:

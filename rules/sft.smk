@@ -27,7 +27,7 @@ rule pretrain:
         module=as_py_module(input.code),
     shell:
         "exec python -m {params.module} --spec {input.spec}"
-        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+        " --threads 2 --out {output.manifest} > {log} 2>&1"
 
 
 rule sft:

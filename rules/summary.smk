@@ -1,7 +1,7 @@
 rule tables:
     input:
         code="selfcontrast/steps/tables.py",
-        lib=["selfcontrast/tables.py", "selfcontrast/stats.py"],
+        lib=table_files,
         spec="<results>/summary/spec.json",
         answers=every_answer,
         groups=every_group,

@@ -40,11 +40,13 @@ def sha256(path: Path) -> str:
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its name only if the block ends without an error.
 
-    Whoever reads ``path`` sees the old file or the whole new one, also after a kill. The block may make a file or a folder.
+    Whoever reads ``path`` sees the old file or the whole new one, also after a kill. The block may make a file or a folder;
+    an old folder is removed before the new one takes its name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    _remove(partial)  # left by a killed process of the same number: in containers numbers come back
+    for left in path.parent.glob(f".{path.name}.*.partial"):  # by killed processes: a study has one writer of each path
+        _remove(left)
     try:
         yield partial
         if partial.is_dir() and path.is_dir():

@@ -320,7 +320,7 @@ def check_files(study: Study) -> None:
                 remedy=f"get the file, or correct datasets.{key}.path; paths are relative to where snakemake is started",
             )
     for key, model in study.models.items():
-        is_local = model.path is not None and model.path.startswith((".", "/", "~"))
+        is_local = model.path is not None and model.path.startswith((".", "/"))
         if is_local and not Path(str(model.path), "config.json").is_file():
             raise ConfigError(
                 f"the folder of the model `{key}` has no config.json",
@@ -379,31 +379,13 @@ def _dangling(study: Study) -> Iterator[str]:
     for key, dataset in study.datasets.items():
         if dataset.world is not None and dataset.adaptor not in WORLD_LAYOUTS:
             yield f"datasets.{key}: the pocket world writes no `{dataset.adaptor}`; layouts: {', '.join(WORLD_LAYOUTS)}"
-    if not any(study.figures.ablation_n in sweep.n for method in study.methods.values() for sweep in method.sweeps):
-        yield f"figures.ablation_n is {study.figures.ablation_n}, which no method sweeps"
     for key, selection in study.selections.items():
         pool, scorer = selection.params.get("pool"), selection.params.get("scorer")
         if pool not in study.pools:
             yield f"selections.{key}.pool names `{pool}`, which is not under `pools`: {', '.join(study.pools)}"
         if scorer is not None and scorer not in study.scorers:
             yield f"selections.{key}.scorer names `{scorer}`, which is not under `scorers`: {', '.join(study.scorers)}"
-    for key, method in study.methods.items():
-        for i, sweep in enumerate(method.sweeps):
-            where = f"methods.{key}.sweeps[{i}]"
-            for name in sweep.selections:
-                if name not in study.selections:
-                    yield f"{where} names `{name}`, which is not under `selections`: {', '.join(study.selections)}"
-                    continue
-                selection = study.selections[name]
-                pool_id = selection.params["pool"]
-                size = study.pools[pool_id].params.get("n_responses", 1)
-                limit = plugins.load("selections", selection.kind).largest_n(size, selection.params)
-                for n in sweep.n:
-                    if n > limit:
-                        yield (
-                            f"{where} asks for n={n} negatives, but selection `{name}` can give at most {limit} of the "
-                            f"{size} responses of pool `{pool_id}`; raise pools.{pool_id}.n_responses or drop n={n}"
-                        )
+    yield from _impossible_n(study)
     if study.evaluation.judge not in study.scorers:
         yield f"evaluation.judge names `{study.evaluation.judge}`, which is not under `scorers`: {', '.join(study.scorers)}"
     shown = study.figures.similarity
@@ -412,6 +394,34 @@ def _dangling(study: Study) -> Iterator[str]:
     for name, dataset in study.datasets.items():
         if dataset.splits.validation == 0 and study.evaluation.split == "validation":
             yield f"evaluation.split is `validation`, but datasets.{name}.splits.validation is 0"
+    if not any(study.figures.ablation_n in sweep.n for method in study.methods.values() for sweep in method.sweeps):
+        yield f"figures.ablation_n is {study.figures.ablation_n}, which no method sweeps"
+
+
+def _impossible_n(study: Study) -> Iterator[str]:
+    """Yield every selection that a sweep names and that is not there or cannot give so many negatives."""
+    limits = []
+    for key, method in study.methods.items():
+        for i, sweep in enumerate(method.sweeps):
+            where = f"methods.{key}.sweeps[{i}]"
+            for name in sweep.selections:
+                if name not in study.selections:
+                    yield f"{where} names `{name}`, which is not under `selections`: {', '.join(study.selections)}"
+                    return
+                selection = study.selections[name]
+                pool_id = selection.params["pool"]
+                size = study.pools[pool_id].params.get("n_responses", 1)
+                limit = plugins.load("selections", selection.kind).largest_n(size, selection.params)
+                limits.append(limit)
+                for n in sweep.n:
+                    if n > limit:
+                        yield (
+                            f"{where} asks for n={n} negatives, but selection `{name}` can give at most {limit} of the "
+                            f"{size} responses of pool `{pool_id}`; raise pools.{pool_id}.n_responses or drop n={n}"
+                        )
+    common_n = study.comparison.common_n
+    if study.comparison.prompt_set == "common" and limits and common_n > max(limits):
+        yield f"comparison.common_n is {common_n}, but no selection can give more than {max(limits)} negatives"
 
 
 def _first_problem(error: ValidationError, prefix: str) -> str:

@@ -152,6 +152,7 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
         (
             "prompts",
             {
+                "base": m.path,
                 "template": m.template,
                 "max_length": m.max_length,
                 "splits": splits,
@@ -164,6 +165,7 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
             "sft",
             {
                 **loading,
+                "base": m.path,
                 "training": m.sft.model_dump(),
                 "n_steps": max(1, round(m.sft.epochs * data.splits.sft / m.sft.batch)),
                 "seed": derive_seed(study.seed, "sft", dataset, model),

@@ -6,10 +6,11 @@ Source: arXiv 2404.00604, section 3 (temperature 1, top_p 1, 32 responses).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import Field
 
-from selfcontrast.config import Count, Fraction, Id, Strict
+from selfcontrast.config import Count, Fraction, Strict
 from selfcontrast.pools._context import PoolContext, PoolPrompt, PoolResponse
 
 NEEDS_POLICY = True
@@ -18,7 +19,7 @@ NEEDS_POLICY = True
 class Params(Strict):
     """Parameters of the pool."""
 
-    policy: Id = Field("sft", description="which policy answers; `sft` is the only one so far")
+    policy: Literal["sft"] = Field("sft", description="which policy answers")
     n_responses: Count = Field(description="responses to each prompt")
     temperature: float = Field(1.0, ge=0, description="0 is greedy")
     top_p: Fraction = Field(1.0, description="1 samples from the whole distribution")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfcontrast import cli
+from selfcontrast import artifacts, cli
 from selfcontrast.errors import InputError
 
 
@@ -29,7 +29,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     order = step.open(args.prompts).table("pool.parquet", ["prompt_id", "target"])
     rows = []
     for manifest in args.shards:
-        table = step.open(manifest).table("shard.parquet")
+        # Not noted as inputs: the pool is the same for any number of shards, and so is its manifest.
+        table = artifacts.Artifact.open(manifest).table("shard.parquet")
         rows += [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
     place = {prompt_id: i for i, prompt_id in enumerate(order["prompt_id"])}
     if unknown := {r["prompt_id"] for r in rows} - set(place):

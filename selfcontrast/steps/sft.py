@@ -44,7 +44,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         "first_loss": history[0]["loss"],
         "last_loss": history[-1]["loss"],
     }
-    step.cost = {"trained_tokens": sum(len(r) for e in examples for r in e.responses)}
+    per_epoch = sum(len(r) for e in examples for r in e.responses)
+    step.cost = {"trained_tokens": round(per_epoch * len(history) * spec["training"]["batch"] / len(examples))}
 
 
 if __name__ == "__main__":

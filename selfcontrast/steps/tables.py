@@ -68,10 +68,12 @@ def _provenance(study: Study, root: Path, lock: Path) -> dict[str, Any]:
     """Return versions, seeds, the study as it was understood, and the hash of every manifest of the run."""
     from importlib import metadata
 
+    # Steps may run in environments of their own, so that not every package need be in this one.
+    versions = {d.name: d.version for d in metadata.distributions()}
     manifests = sorted(p for p in root.rglob(artifacts.MANIFEST) if _is_current(p.relative_to(root).parts, study))
     return {
         "selfcontrast": __version__,
-        "packages": {p: metadata.version(p) for p in PACKAGES},
+        "packages": {p: versions.get(p) for p in PACKAGES},
         "python": ".".join(map(str, sys.version_info[:3])),
         "lock_sha256": artifacts.sha256(lock),
         "seed": study.seed,

@@ -77,7 +77,7 @@ def optimise(
         loss_of: returns the mean loss of a batch of item indices, and figures to record.
 
     Raises:
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: the loss or its gradient is not finite.
     """
     model.eval()  # dropout stays off: the reference and the policy must be the same function at step 0
     optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.lr, weight_decay=0.0)
@@ -92,6 +92,8 @@ def optimise(
             raise FloatingPointError(f"loss is {loss.item()} at step {step}; lower the learning rate")
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"the gradient is not finite at step {step}; lower the learning rate")
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         history.append({"step": step, "loss": loss.item(), "grad_norm": norm.item(), "lr": lr, **figures})

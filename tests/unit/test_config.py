@@ -27,7 +27,7 @@ datasets:
   hh: {adaptor: hh_rlhf, world: {dialogues: 120}, splits: {sft: 64, pool: 16, validation: 16, test: 24}}
 models:
   pocket:
-    scratch: {examples: 400, training: {lr: 0.002, batch: 32, epochs: 2}}
+    scratch: {prompts: 10, training: {lr: 0.002, batch: 32, epochs: 2}}
     max_length: 128
     sft: {lr: 0.001, batch: 16, epochs: 1}
 pools:

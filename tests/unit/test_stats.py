@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from selfcontrast.stats import Resamples, compare, estimate, holm
@@ -189,10 +187,11 @@ def test_holm_stops_at_1_and_takes_none_or_one() -> None:
     assert holm([]) == []
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-@settings(deadline=None, derandomize=True, max_examples=30)
-def test_holm_never_lowers_a_p_value_nor_changes_their_order(p_values: list[float]) -> None:
+@pytest.mark.parametrize("seed", range(10))
+def test_holm_never_lowers_a_p_value_nor_changes_their_order(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    p_values = rng.choice([0.0, 0.01, 0.05, *rng.random(10)], size=8).tolist()  # with ties
     adjusted = holm(p_values)
-    assert all(p <= a <= min(1, p * len(p_values)) + 1e-12 for p, a in zip(p_values, adjusted, strict=True))
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    assert all(p <= a <= min(1, 8 * p) + 1e-12 for p, a in zip(p_values, adjusted, strict=True))
+    order = np.argsort(p_values)
     assert all(adjusted[i] <= adjusted[j] for i, j in zip(order, order[1:], strict=False))

@@ -39,7 +39,7 @@ datasets:
   chat: {adaptor: ultrachat, path: chat.parquet, splits: {sft: 256, pool: 64, validation: 16, test: 24}}
 models:
   pocket:
-    scratch: {examples: 400, training: {lr: 0.002, batch: 32, epochs: 2}}
+    scratch: {prompts: 10, training: {lr: 0.002, batch: 32, epochs: 2}}
     max_length: 128
     sft: {lr: 0.001, batch: 16, epochs: 1}
 pools:
