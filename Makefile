@@ -14,7 +14,7 @@ TORCH := torch==2.13.0
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env tiny run show report check test lint types unit smoke bench-selection clean
+.PHONY: help env tiny run show report publish check test lint types unit smoke clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ show: env ## print the main table of STUDY
 
 report: env ## write results/STUDY/report.zip, the HTML report of a finished study
 	snakemake --cores 1 --config study=$(STUDY) --report results/$(basename $(notdir $(STUDY)))/report.zip
+
+publish: env ## copy the tables and figures of STUDY to results/published/
+	@python -m selfcontrast publish $(STUDY)
 
 check: env ## check STUDY without running it
 	@python -m selfcontrast check $(STUDY)

@@ -1,44 +1,42 @@
-"""Commands beside the workflow: ``python -m selfcontrast check STUDY``, ``show STUDY``, ``schema``, ``progress``."""
+"""Commands beside the workflow: ``python -m selfcontrast check | show | publish STUDY``, ``schema``, ``progress``."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from selfcontrast.config import Study, check_files, find_study, load_study
+from selfcontrast.config import Study, check_files, load_study
 from selfcontrast.errors import InputError, SelfContrastError
 from selfcontrast.progress import follow
 from selfcontrast.sweep import arms_of
+
+RESULTS = Path("results")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; 2 with a message alone for what the user can mend."""
     parser = argparse.ArgumentParser(prog="selfcontrast", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("check", "check a study without running it"),
-        ("show", "print the main table of a finished study"),
-    ):
+    for name, (function, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text)
         command.add_argument("study", help="name under config/, or path of a YAML file")
-    commands.add_parser("schema", help="print the JSON schema of study files, for editors")
-    commands.add_parser("progress", help="turn snakemake's output on standard input into short lines of progress")
+        command.set_defaults(work=lambda args, function=function: function(args.study))
+    command = commands.add_parser("schema", help="print the JSON schema of study files, for editors")
+    command.set_defaults(work=lambda args: schema())
+    command = commands.add_parser("progress", help="turn snakemake's output on standard input into short lines")
+    command.set_defaults(work=lambda args: follow(sys.stdin, sys.stdout))
     args = parser.parse_args(argv)
     try:
-        if args.command == "check":
-            print(check(args.study))
-        elif args.command == "show":
-            print(show(args.study))
-        elif args.command == "schema":
-            print(schema())
-        else:
-            follow(sys.stdin, sys.stdout)
+        text = args.work(args)
     except SelfContrastError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    if text is not None:
+        print(text)
     return 0
 
 
@@ -54,6 +52,31 @@ def check(name: str) -> str:
     return "\n".join(lines)
 
 
+def show(name: str) -> str:
+    """Return the main table of a finished study and where the rest is."""
+    root = _finished(name)
+    table = (root / "tables" / "main.md").read_text(encoding="utf-8")
+    figures = ", ".join(sorted(p.as_posix() for p in root.glob("figures/*/*.svg")))
+    return f"\n{table}\nTables:  {root.as_posix()}/tables/\nFigures: {figures} (and .pdf)"
+
+
+def publish(name: str) -> str:
+    """Copy the tables, figures and cost of a finished study to results/published/<study>/ and return what was copied."""
+    root = _finished(name)
+    target = RESULTS / "published" / root.name
+    if target.exists():
+        shutil.rmtree(target)
+    tables = [p for p in root.glob("tables/*") if p.name not in ("run.json", "manifest.json")] + [
+        root / "cost" / "cost.tsv"
+    ]
+    figures = [*root.glob("figures/*/*.svg"), *root.glob("figures/*/*.pdf")]
+    for folder, files in (("tables", tables), ("figures", figures)):
+        (target / folder).mkdir(parents=True)
+        for file in files:
+            shutil.copyfile(file, target / folder / file.name)
+    return f"{len(tables) + len(figures)} files copied to {target.as_posix()}/"
+
+
 def schema() -> str:
     """Return the JSON schema of a study file; ``name`` comes from the file's name."""
     described = Study.model_json_schema()
@@ -61,17 +84,20 @@ def schema() -> str:
     return json.dumps(described, indent=2)
 
 
-def show(name: str) -> str:
-    """Return the main table of a finished study and where the rest is."""
-    study = load_study(find_study(name).as_posix())
-    root = Path("results") / study.name
-    table = root / "tables" / "main.md"
-    if not table.is_file():
-        raise InputError(
-            "the study has no tables yet", where=str(table), remedy=f"run snakemake --cores all --config study={name}"
-        )
-    figures = ", ".join(sorted(p.as_posix() for p in root.glob("figures/*/*.svg")))
-    return f"\n{table.read_text(encoding='utf-8')}\nTables:  {root.as_posix()}/tables/\nFigures: {figures} (and .pdf)"
+def _finished(name: str) -> Path:
+    """Return the folder of a finished study, or raise InputError."""
+    root = RESULTS / load_study(name).name
+    if not (root / "tables" / "main.md").is_file():
+        remedy = f"run snakemake --cores all --config study={name}"
+        raise InputError("the study has no tables yet", where=f"{root.as_posix()}/tables/main.md", remedy=remedy)
+    return root
+
+
+COMMANDS: dict[str, tuple[Callable[[str], str], str]] = {
+    "check": (check, "check a study without running it"),
+    "show": (show, "print the main table of a finished study"),
+    "publish": (publish, "copy its small tables and figures to results/published/"),
+}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ _FINISHED = re.compile(r"Finished jobid: \d+ \(Rule: (\w+)\)")
 _NOISE = re.compile(
     r"^(Select jobs to execute|Execute \d+ jobs|\[\w{3} \w{3}|Using workflow specific|Assuming unrestricted|Using shell|"
     r"Provided cores|Rules claiming|Provided resources|Conda environments|Complete log|Elapsed time|Removing temporary|"
-    r"Building DAG|Job stats|job +count|-+ +-+|total +\d+|\w+ +\d+$|$)"
+    r"SNAKEMAKE|=+$|  [A-Z][\w ]*(\(s\))?: |Building DAG|Job stats|job +count|-+ +-+|total +\d+|\w+ +\d+$|$)"
 )
 EVERY_S = 5.0
 """Seconds between two lines."""

@@ -62,7 +62,7 @@ def draw_question(rng: random.Random) -> Question:
 
 
 def good_answer(rng: random.Random, question: Question) -> str:
-    """Return one of the correct phrasings: both facts, in either order, with one courtesy."""
+    """Return one of the correct phrasings: both facts in the order of the questions, with one courtesy."""
     return _assemble(rng, question, defects=())
 
 
@@ -77,21 +77,18 @@ def mixed_answer(rng: random.Random, question: Question, *, share_good: float) -
 
 
 def _assemble(rng: random.Random, question: Question, defects: tuple[str, ...] | list[str]) -> str:
-    asked = rng.sample(question.asked, 2)
+    asked = list(question.asked)
     if "partial" in defects:
-        asked = asked[:1]
+        asked = [rng.choice(asked)]
     facts = dict(question.facts)
     if "wrong" in defects:
         for attribute in rng.sample(asked, rng.randint(1, len(asked))):
             others = [v for v in ATTRIBUTES[attribute].values if v != facts[attribute]]
             facts[attribute] = rng.choice(others)
     clauses = [rng.choice(ATTRIBUTES[a].answers).format(v=facts[a]) for a in asked]
-    if len(clauses) == 2 and rng.random() < 0.5:
-        body = [f"{question.name} {clauses[0]} and {clauses[1]}."]
-    else:
-        body = [f"{question.name} {clause}." for clause in clauses]
+    body = [f"{question.name} {' and '.join(clauses)}."]
     if "repetition" in defects:
-        body = [body[0], *body]
+        body.append(f"{question.name} {clauses[-1]}.")
     if "off_topic" in defects:
         body.insert(rng.randint(0, len(body)), rng.choice(OFF_TOPIC))
     if "rude" in defects:

@@ -67,10 +67,10 @@ ATTRIBUTES: dict[str, Attribute] = {
     ),
 }
 
-OPENERS = ("Of course!", "Thank you for asking.", "With pleasure.")
+OPENERS = ("Of course!", "Thank you for asking.")
 """Courtesy at the start of an answer."""
 
-CLOSERS = ("I am glad to help.", "Have a nice day!", "Please ask me again.")
+CLOSERS = ("I am glad to help.", "Have a nice day!")
 """Courtesy at the end of an answer."""
 
 RUDE = ("What a silly question.", "Leave me alone!", "You are boring.")

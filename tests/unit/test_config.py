@@ -301,7 +301,7 @@ def test_n_beyond_the_pool_names_both_and_the_remedy() -> None:
     assert "methods.selfcontrast.sweeps[0] asks for n=5 negatives" in found
     assert "`half` can give at most 4 of the 8 responses of pool `sft`" in found
     assert "raise pools.sft.n_responses or drop n=5" in found
-    assert parse(changed("methods.selfcontrast.sweeps.0.n", [1, 4])).methods["selfcontrast"].sweeps[0].n == (1, 4)
+    assert parse(changed("methods.selfcontrast.sweeps.0.n", [2, 4])).methods["selfcontrast"].sweeps[0].n == (2, 4)
 
 
 def test_n_beyond_annotated_pairs_is_refused() -> None:
