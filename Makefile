@@ -63,7 +63,7 @@ types: env ## mypy
 	mypy
 
 unit: env ## unit, contract and wiring tests
-	pytest -m "not slow"
+	pytest -n 2 -m "not slow"
 
 smoke: env ## the smoke study end to end: same bytes in two directories, after kills, and on real files where present
 	pytest -m slow

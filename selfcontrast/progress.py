@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import TextIO
 
-_DONE = re.compile(r"(\d+) of (\d+) steps \((\d+)%\) done")
+_DONE = re.compile(r"(\d+) of (\d+) steps \(([\d.]+)%\) done")
 _FINISHED = re.compile(r"Finished jobid: \d+ \(Rule: (\w+)\)")
 _NOISE = re.compile(
     r"^(Select jobs to execute|Execute \d+ jobs|\[\w{3} \w{3}|Using workflow specific|Assuming unrestricted|Using shell|"

@@ -232,5 +232,6 @@ def _evaluation_spec(study: Study) -> Spec:
 
 def _summary_spec(study: Study) -> Spec:
     """Return what tables and figures are made from: the whole study, as it was understood."""
-    arms = {d: {i: [a.method, a.selection, a.n] for i, a in arms_of(study, d).items()} for d in study.datasets}
+    # A list, since the keys of a spec are sorted: tables show the arms in the order of the study file.
+    arms = {d: list(arms_of(study, d)) for d in study.datasets}
     return {"study": study.model_dump(mode="json"), "arms": arms, "baseline": baseline_id(study)}

@@ -101,9 +101,13 @@ class Cell:
         )
 
 
-def read_cells(study: Study, root: Path) -> list[Cell]:
-    """Return one cell for each data set and model."""
-    return [Cell(study, Layout(root, d, m), arms_of(study, d)) for d in study.datasets for m in study.models]
+def read_cells(study: Study, root: Path, arms: dict[str, list[str]]) -> list[Cell]:
+    """Return one cell for each data set and model; ``arms`` holds the ids of each data set's arms, in their order."""
+    return [
+        Cell(study, Layout(root, d, m), {i: arms_of(study, d)[i] for i in arms[d]})
+        for d in study.datasets
+        for m in study.models
+    ]
 
 
 def metrics_table(cells: list[Cell]) -> pd.DataFrame:

@@ -44,7 +44,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     from selfcontrast import tables
 
     study = Study.model_validate(step.spec["study"])
-    cells = tables.read_cells(study, step.folder.parent)
+    cells = tables.read_cells(study, step.folder.parent, step.spec["arms"])
     metrics = tables.metrics_table(cells)
     _write(step, "metrics.tsv", metrics)
     _write(step, "comparisons.tsv", tables.comparisons_table(cells))

@@ -226,8 +226,9 @@ def test_specs_of_every_step() -> None:
 def test_summary_lists_the_arms_of_each_data_set() -> None:
     summary = specs()["summary"]
     assert summary["baseline"] == "sft-none-n0"
-    assert summary["arms"]["hh"]["dpo-annotated-n1"] == ["dpo", "annotated", 1]
-    assert summary["arms"]["chat"]["sft-none-n0"] == ["sft", "none", 0]
+    assert "dpo-annotated-n1" in summary["arms"]["hh"]
+    assert isinstance(summary["arms"]["hh"], list)  # a list keeps the order of the study file
+    assert "sft-none-n0" in summary["arms"]["chat"]
     assert "dpo-annotated-n1" not in summary["arms"]["chat"]
 
 

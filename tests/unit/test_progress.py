@@ -1,0 +1,44 @@
+"""What `make tiny` shows while it runs."""
+
+from __future__ import annotations
+
+import io
+
+from selfcontrast.progress import follow
+
+LINES = """Using workflow specific profile profiles/default for setting default command line arguments.
+
+SNAKEMAKE
+=========
+  Date: 2026-01-01 00:00:00
+  Config file(s): []
+Building DAG of jobs...
+Job stats:
+job               count
+--------------  -------
+spec                 19
+total                76
+
+Select jobs to execute...
+Execute 2 jobs...
+[Sat Jan  1 00:00:01 2026]
+Finished jobid: 3 (Rule: sft)
+1 of 220 steps (0.5%) done
+Error in rule train:
+    message: None
+RuleException: it went wrong
+[Sat Jan  1 00:00:02 2026]
+Finished jobid: 0 (Rule: all)
+220 of 220 steps (100%) done
+"""
+
+
+def test_progress_keeps_counts_and_errors_and_leaves_out_the_rest():
+    """The first count is printed at once, the last always, errors as they are."""
+    out = io.StringIO()
+    follow(LINES.splitlines(keepends=True), out)
+    lines = out.getvalue().splitlines()
+    assert lines[0].split(maxsplit=1)[1] == "1 of 220 jobs (0.5 %)  last: sft"
+    assert lines[1:4] == ["Error in rule train:", "    message: None", "RuleException: it went wrong"]
+    assert lines[4].split(maxsplit=1)[1] == "220 of 220 jobs (100 %)  last: all"
+    assert len(lines) == 5
