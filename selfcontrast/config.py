@@ -105,7 +105,8 @@ class Dataset(Strict):
         "message that names it, or leave it out and count it under its reason",
     )
     long_prompts: Literal["error", "drop"] = Field(
-        "error", description="the same for a prompt or target that does not fit into the model's context"
+        "error",
+        description="the same for a prompt that, with one of its answers, does not fit into the model's context",
     )
 
     @model_validator(mode="after")

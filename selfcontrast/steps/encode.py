@@ -19,7 +19,7 @@ from selfcontrast.errors import InputError
 from selfcontrast.records import Message
 from selfcontrast.seeds import derive_seed
 
-TOO_LONG = "the prompt or the target does not fit into the context"
+TOO_LONG = "the prompt with one of its answers does not fit into the context"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,13 +68,15 @@ def _encoded(
     for _, record in artifacts.read_jsonl(path):
         messages = [Message(m["role"], m["content"]) for m in record["messages"]]
         prompt_ids, target_ids = renderer.prompt_ids(messages), renderer.response_ids(record["target"])
-        needed = len(prompt_ids) + max(len(target_ids), room)
+        longest_rejected = max((len(renderer.response_ids(r)) for r in record["rejected"]), default=0)
+        needed = len(prompt_ids) + max(len(target_ids), longest_rejected, room)
         if needed > spec["max_length"]:
             if spec["long_prompts"] == "error":
                 raise InputError(
                     TOO_LONG,
                     expected=f"at most {spec['max_length']} tokens for prompt and response (models.<id>.max_length)",
-                    found=f"{len(prompt_ids)} for the prompt, {len(target_ids)} for the target, {room} for sampling",
+                    found=f"{len(prompt_ids)} for the prompt, {len(target_ids)} for the target, {longest_rejected} for the "
+                    f"longest rejected answer, {room} for sampling",
                     where=f"row {record['row']} of the data set",
                     remedy="raise max_length, lower max_new_tokens, or set `long_prompts: drop` for this data set",
                 )

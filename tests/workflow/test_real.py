@@ -33,11 +33,11 @@ def real(project: Project) -> Project:
     subprocess.run(convert, check=True, capture_output=True)
     project.edit(
         "config/hh.yaml",
-        "{sft: 1024, pool: 128, validation: 64, test: 128}",
+        "{sft: 512, pool: 128, validation: 64, test: 128}",
         "{sft: 64, pool: 16, validation: 8, test: 16}",
     )
     project.edit("config/hh.yaml", "seeds: [0, 1, 2]", "seeds: [0]")
-    project.edit("config/hh.yaml", "max_new_tokens: 96", "max_new_tokens: 32")
+    project.edit("config/hh.yaml", "max_new_tokens: 64", "max_new_tokens: 32")
     project.edit("config/hh.yaml", "n: [1, 2, 4, 8]", "n: [1, 4]")
     return project
 
