@@ -37,8 +37,9 @@ def real(project: Project) -> Project:
         "{sft: 64, pool: 16, validation: 8, test: 16}",
     )
     project.edit("config/hh.yaml", "seeds: [0, 1, 2]", "seeds: [0]")
-    project.edit("config/hh.yaml", "max_new_tokens: 64", "max_new_tokens: 32")
+    project.edit("config/hh.yaml", "max_new_tokens: 64", "max_new_tokens: 24")
     project.edit("config/hh.yaml", "n: [1, 2, 4, 8]", "n: [1, 4]")
+    project.edit("config/hh.yaml", "selfcontrast-least50-n8]", "selfcontrast-least50-n4]")
     return project
 
 
