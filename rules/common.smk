@@ -19,6 +19,11 @@ def fail(error):
     os._exit(2)  # Snakemake turns SystemExit into exit code 1
 
 
+# Steps run with the Python that runs Snakemake, whether or not its environment was activated.
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+)
+
 try:
     cfg = study_config.load_study(str(config.get("study", "tiny")))
     study_config.check_files(cfg)

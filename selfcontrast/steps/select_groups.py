@@ -29,8 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the groups."""
     spec = step.spec
-    draw = Draw(spec["n"], spec["common_n"], spec["nested"], derive_seed(spec["seed"], args.seed))
-    selected = select_groups(_pools(args, step), draw, kind=spec["kind"], params=spec["params"])
+    pools = _pools(args, step)
+    # A data set with fewer annotated answers than common_n, in a study with others that have more, is not asked for it.
+    reserve = spec["common_n"] if max(len(p.answers) for p in pools) >= spec["common_n"] else 0
+    draw = Draw(spec["n"], reserve, spec["nested"], derive_seed(spec["seed"], args.seed))
+    selected = select_groups(pools, draw, kind=spec["kind"], params=spec["params"])
     if not selected.groups:
         raise InputError(
             f"no prompt has {max(draw.n, draw.common_n)} candidates for negatives",
@@ -43,7 +46,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         ({"prompt_id": g.prompt_id, "chosen": g.chosen, "rejected": g.rejected} for g in selected.groups),
     )
     step.add_output("groups.jsonl")
-    step.report = _report(selected)
+    step.report = {"common_n": reserve, **_report(selected)}
 
 
 def _pools(args: argparse.Namespace, step: cli.Step) -> list[PromptPool]:

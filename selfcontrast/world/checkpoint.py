@@ -58,6 +58,11 @@ def build_tokenizer(*, max_length: int) -> PreTrainedTokenizerFast:
     return fast
 
 
+INITIALIZER_RANGE = 0.06
+"""Standard deviation of the initial weights. Llama's 0.02 is made for widths of thousands: at width 128 it costs three times
+the training steps before the model learns to copy a fact from the prompt."""
+
+
 def build_model(*, n_layers: int, width: int, n_heads: int, max_length: int, seed: int) -> LlamaForCausalLM:
     """Return an untrained Llama of the given size in float32; the same seed gives the same weights."""
     import torch
@@ -75,6 +80,7 @@ def build_model(*, n_layers: int, width: int, n_heads: int, max_length: int, see
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
-        tie_word_embeddings=False,
+        initializer_range=INITIALIZER_RANGE,
+        tie_word_embeddings=True,  # copying a word is what the model has to learn
     )
     return LlamaForCausalLM(config)
