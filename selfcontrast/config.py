@@ -174,6 +174,7 @@ class Sweep(Strict):
 
     selections: Annotated[tuple[Id, ...], Field(min_length=1)] = Field(description="ids under `selections`")
     n: Annotated[tuple[Count, ...], Field(min_length=1)] = Field(description="numbers of negatives")
+    training: Optimisation | None = Field(None, description="instead of the method's `training`")
 
 
 class Method(Strict):

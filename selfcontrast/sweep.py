@@ -109,6 +109,13 @@ def pool_kind(study: Study, selection: str) -> str:
     return study.pools[pool_of(study, selection)].kind
 
 
+def training_of(study: Study, arm: Arm) -> Optimisation:
+    """Return how an arm trains: as its sweep says, else its method, else the study."""
+    method = study.methods[arm.method]
+    sweep = next(s for s in method.sweeps if arm.selection in s.selections and arm.n in s.n)
+    return sweep.training or method.training or study.training
+
+
 def count_steps(training: Optimisation, *, n_prompts: int, n: int, budget: str, budget_n: int) -> int:
     """Return the optimiser steps of an arm with ``n`` negatives.
 
@@ -197,7 +204,7 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
             )
         )
         method = study.methods[arm.method]
-        training = method.training or study.training
+        training = training_of(study, arm)
         n_steps = count_steps(
             training, n_prompts=data.splits.pool, n=arm.n, budget=comparison.budget, budget_n=comparison.budget_n
         )
