@@ -14,7 +14,7 @@ TORCH := torch==2.13.0
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env tiny run show report publish check test lint types unit smoke clean
+.PHONY: help env tiny run show report publish check test lint types unit smoke bench-train bench-generate bench-similarity clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,15 @@ unit: env ## unit, contract and wiring tests
 
 smoke: env ## the smoke study end to end: same bytes in two directories, after kills, and on real files where present
 	pytest -m slow
+
+bench-train: env ## preference training against TRL, on this machine (about 10 minutes on 2 cores)
+	python benchmarks/bench_train.py
+
+bench-generate: env ## sampling against transformers.generate, with the SFT model of a finished `tiny`
+	python benchmarks/bench_generate.py
+
+bench-similarity: env ## score and filter 1,000,000 answers: speed and peak memory
+	python benchmarks/bench_similarity.py
 
 clean: ## remove the results of STUDY
 	rm -rf results/$(STUDY)

@@ -276,6 +276,26 @@ def gpus(wildcards):
     return cfg.models[wildcards.model].gpus
 
 
+def launcher(wildcards):
+    """Return what starts a training: Python, or accelerate with a process for each GPU."""
+    model = cfg.models[wildcards.model]
+    if model.gpus < 2:
+        return "python"
+    return (
+        f"accelerate launch --config_file envs/accelerate/{model.execution.strategy}.yaml"
+        f" --num_processes {model.gpus}"
+    )
+
+
+def execution(wildcards):
+    """Return the flags of a training that change its speed and memory: as a resource, since a change reruns nothing."""
+    e = cfg.models[wildcards.model].execution
+    return (
+        f"--sharing {e.sharing} --tokens {e.tokens or 0} --save-every {e.save_every}"
+        f" --gradient-checkpointing {int(e.gradient_checkpointing)}"
+    )
+
+
 def grow(mb):
     """Return a memory request in MiB that doubles at the second attempt."""
 

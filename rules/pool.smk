@@ -93,7 +93,7 @@ rule score_pool:
 rule ref_logps:
     input:
         code="selfcontrast/steps/ref_logps.py",
-        lib="selfcontrast/logprobs.py",
+        lib=["selfcontrast/lm_head.py", "selfcontrast/logprobs.py"],
         spec="<results>/{dataset}/{model}/sft/spec.json",
         prompts=rules.encode.output.manifest,
         pool=rules.gather_pool.output.manifest,

@@ -3,6 +3,7 @@ rule pretrain:
         code="selfcontrast/steps/pretrain.py",
         lib=[
             "selfcontrast/training/sft.py",
+            "selfcontrast/training/engine.py",
             "selfcontrast/training/loop.py",
             "selfcontrast/world/language.py",
             "selfcontrast/world/dialogues.py",
@@ -34,7 +35,9 @@ rule sft:
     input:
         code="selfcontrast/steps/sft.py",
         lib=[
+            "selfcontrast/lm_head.py",
             "selfcontrast/logprobs.py",
+            "selfcontrast/training/engine.py",
             "selfcontrast/training/loop.py",
             "selfcontrast/training/sft.py",
         ],
@@ -53,6 +56,8 @@ rule sft:
     conda:
         "../envs/train.yaml"
     resources:
+        launcher=launcher,
+        execution=execution,
         gpu=gpus,
         mem_mb=grow(64_000),
         runtime=480,
@@ -60,6 +65,6 @@ rule sft:
         module=as_py_module(input.code),
         base=base_folder,
     shell:
-        "exec python -m {params.module} --spec {input.spec}"
+        "exec {resources.launcher} -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --base {params.base:q}"
-        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+        " {resources.execution} --threads {threads} --out {output.manifest} > {log} 2>&1"

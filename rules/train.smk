@@ -2,7 +2,10 @@ rule train:
     input:
         code="selfcontrast/steps/train.py",
         lib=[
+            "selfcontrast/lm_head.py",
             "selfcontrast/logprobs.py",
+            "selfcontrast/training/engine.py",
+            "selfcontrast/training/groups.py",
             "selfcontrast/training/loop.py",
             "selfcontrast/training/preference.py",
         ],
@@ -30,13 +33,15 @@ rule train:
     conda:
         "../envs/train.yaml"
     resources:
+        launcher=launcher,
+        execution=execution,
         gpu=gpus,
         mem_mb=grow(64_000),
         runtime=240,
     params:
         module=as_py_module(input.code),
     shell:
-        "exec python -m {params.module} --spec {input.spec}"
+        "exec {resources.launcher} -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --pool {input.pool} --groups {input.groups}"
         " --ref-logps {input.ref_logps} --policy {input.policy} --seed {wildcards.seed}"
-        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+        " {resources.execution} --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from selfcontrast.config import Study, check_files, load_study
+from selfcontrast.config import check_files, load_study
 from selfcontrast.errors import InputError, SelfContrastError
 from selfcontrast.progress import follow
+from selfcontrast.schema import Study
 from selfcontrast.sweep import arms_of
 
 RESULTS = Path("results")

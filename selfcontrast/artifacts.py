@@ -140,14 +140,21 @@ def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]], *, compress: b
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write columns of equal length as parquet; types follow the values (lists of token ids are stored as int32)."""
+    """Write columns of equal length as parquet; types follow the values.
+
+    Lists of token ids (columns that end with ``ids``) are stored as int32, those of tokens' log-probabilities as float32.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     arrays = {}
     for name, values in columns.items():
-        is_ids = name.endswith("ids") and all(isinstance(v, list) for v in values)
-        arrays[name] = pa.array(values, type=pa.list_(pa.int32()) if is_ids else None)
+        kind = None
+        if name == "token_logps":
+            kind = pa.list_(pa.float32())
+        elif name.endswith("ids") and all(isinstance(v, list) for v in values):
+            kind = pa.list_(pa.int32())
+        arrays[name] = pa.array(values, type=kind)
     with atomic(path) as partial:
         pq.write_table(pa.table(arrays), partial, compression="zstd")
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from selfcontrast import artifacts
 from selfcontrast.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -22,26 +25,59 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
         raise _cannot_load("tokenizer", path, error) from None
 
 
-def load_model(path: str | Path, *, dtype: str, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Return a causal language model on the GPU if there is one, else on the CPU."""
+def load_model(
+    path: str | Path, *, dtype: str, trust_remote_code: bool = False, quantise: str = "none"
+) -> PreTrainedModel:
+    """Return a causal language model on this process's GPU if there is one, else on the CPU.
+
+    Args:
+        quantise: ``nf4`` holds the weights of the linear layers in 4 bits (QLoRA, arXiv 2305.14314), with bitsandbytes.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
+    options: dict[str, Any] = {}
+    if quantise == "nf4":
+        options["quantization_config"] = _nf4(getattr(torch, dtype))
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            str(path), dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True
+            str(path), dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True, **options
         )
     except (OSError, ValueError, KeyError) as error:
         raise _cannot_load("causal language model", path, error) from None
     model.eval()
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if quantise != "none":
+        return model  # quantised weights are on their device already
+    gpu = int(os.environ.get("LOCAL_RANK", "0"))
+    return model.to(f"cuda:{gpu}" if torch.cuda.is_available() else "cpu")
 
 
-def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write weights (safetensors), configuration and tokenizer."""
+def _nf4(dtype: torch.dtype) -> Any:
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise InputError(
+            "`quantise: nf4` needs the package bitsandbytes, which is not installed",
+            remedy="pip install bitsandbytes, or set `quantise: none`",
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def save_checkpoint(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    state: dict[str, Tensor] | None = None,
+) -> None:
+    """Write weights (safetensors), configuration and tokenizer; ``state`` instead of the model's own weights if given."""
     with artifacts.atomic(folder) as partial:
         partial.mkdir()
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=state)
         tokenizer.save_pretrained(partial)
 
 

@@ -83,6 +83,14 @@ def step_parser(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def add_execution_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``schema.Execution``: what changes speed and memory of a training, and not its numbers."""
+    parser.add_argument("--sharing", choices=("prefix", "packed", "chosen", "none"), default="prefix")
+    parser.add_argument("--tokens", type=int, default=0, help="tokens that run together, padding counted; 0: a batch")
+    parser.add_argument("--gradient-checkpointing", type=int, choices=(0, 1), default=0)
+    parser.add_argument("--save-every", type=float, default=600.0, metavar="SECONDS", help="between two stored states")
+
+
 def run_step(args: argparse.Namespace, work: Callable[[argparse.Namespace, Step], None]) -> int:
     """Run a step and return its exit code; its manifest is written last, and only if all went well."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -95,6 +103,9 @@ def run_step(args: argparse.Namespace, work: Callable[[argparse.Namespace, Step]
         name = Path(sys.modules[work.__module__].__file__ or "step").stem
         log.info("%s, spec %s, selfcontrast %s, %s threads", name, _digest(spec)[:12], __version__, args.threads)
         step.folder.mkdir(parents=True, exist_ok=True)
+        if not is_first_process():
+            work(args, step)
+            return 0
         args.out.unlink(missing_ok=True)
         work(args, step)
         seconds = time.time() - started
@@ -155,6 +166,11 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def is_first_process() -> bool:
+    """Return whether this is the process, of those that `accelerate launch` started, that writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _digest(value: object) -> str:

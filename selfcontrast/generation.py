@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selfcontrast.lm_head import logits_of
 from selfcontrast.logprobs import PromptPass, Tokens, run_prompts
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _decode(
     hidden, mask, lengths = prompt.last_hidden, prompt.mask, prompt.lengths
     cache = prompt.cache
     for step in range(sampling.max_new_tokens):
-        logits = model.get_output_embeddings()(hidden)
+        logits = logits_of(model, hidden)
         drawn = _draw(logits, uniforms[alive, step].to(logits.device), sampling)
         for row, token in enumerate(drawn.tolist()):
             if running[row]:

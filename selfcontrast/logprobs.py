@@ -1,11 +1,23 @@
 """Log-probabilities of responses under a model: the only place that pads, masks and shifts tokens.
 
-The responses of one prompt are computed together, and by default the prompt is run once for all of them
-(``sharing="prefix"``): its keys and values are handed to every response, and gradients flow back through them.
+The responses of one prompt are computed together. How much they share is a choice that changes the cost, not the value:
+
+==========  =====================================================================  ==========================
+sharing     what runs                                                              tokens, k+1 responses
+==========  =====================================================================  ==========================
+``prefix``  the prompt once; its keys and values are handed to every response,     P + (k + 1) R
+            and gradients flow back through them
+``packed``  the same in one row, ``[prompt, response 0, ..., response k]``, under  P + (k + 1) R, but dense
+            a mask that keeps the responses apart, with positions that restart     attention over all of them
+``chosen``  one row for each response                                              (k + 1) (P + R)
+``none``    one pair of rows for each negative, as trainers for pairs do           2 k (P + R)
+==========  =====================================================================  ==========================
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -13,11 +25,37 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from selfcontrast.lm_head import label_logps
+
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
-Sharing = Literal["prefix", "rows"]
+log = logging.getLogger(__name__)
+
+Sharing = Literal["prefix", "packed", "chosen", "none"]
 Tokens = Sequence[int]
+
+
+@dataclass(frozen=True)
+class TokenLogps:
+    """Log-probabilities of the tokens of a list of responses, response by response.
+
+    Attributes:
+        values: ``(tokens,)``, in nats, float32 at least.
+        lengths: tokens of each response.
+    """
+
+    values: Tensor
+    lengths: list[int]
+
+    def sums(self) -> Tensor:
+        """Return the log-probability of each response, ``(responses,)``; 0 for an empty one."""
+        owner = torch.repeat_interleave(torch.tensor(self.lengths)).to(self.values.device)
+        return self.values.new_zeros(len(self.lengths)).index_add(0, owner, self.values)
+
+    def split(self) -> list[Tensor]:
+        """Return the values of each response."""
+        return list(self.values.split(self.lengths))
 
 
 @dataclass(frozen=True)
@@ -75,19 +113,84 @@ def response_logps(
 ) -> Tensor:
     """Return the log-probability of every response given its prompt, in nats, shape ``(responses,)``, prompt by prompt.
 
-    Summed over the response tokens in float32 at least. ``responses[i]`` are the responses to ``prompts[i]``: lists of
-    token ids, with EOS where the answer ended by itself; lengths may differ, empty responses have log-probability 0.
+    Summed over the response tokens; arguments as in ``token_logps``.
+    """
+    return token_logps(model, prompts, responses, sharing=sharing).sums()
+
+
+def token_logps(
+    model: PreTrainedModel,
+    prompts: Sequence[Tokens],
+    responses: Sequence[Sequence[Tokens]],
+    *,
+    sharing: Sharing = "prefix",
+) -> TokenLogps:
+    """Return the log-probability of every response token given what comes before it, prompt by prompt.
 
     Args:
-        sharing: ``prefix`` runs each prompt once for its responses; ``rows`` runs prompt and response as one row for
-            each response. Both give the same values and gradients; ``prefix`` costs less.
+        prompts: token ids, at least one for each prompt.
+        responses: ``responses[i]`` are the responses to ``prompts[i]``: token ids, with EOS where the answer ended by
+            itself. Lengths may differ; a response may be empty.
+        sharing: see the table of the module. Values and gradients are the same for all four; ``none`` takes the first
+            response of a prompt as the chosen one, runs it for every other, and returns the mean of these equal values.
     """
-    rows = torch.tensor([i for i, rs in enumerate(responses) for _ in rs], device=model.device)
     flat = [r for rs in responses for r in rs]
-    if sharing == "rows":
-        return _logps_of_rows(model, [prompts[i] for i in rows.tolist()], flat)
+    lengths = [len(r) for r in flat]
+    labels = torch.tensor([t for r in flat for t in r], dtype=torch.long, device=model.device)
+    if sharing == "none":
+        return _pairs(model, prompts, responses)
+    if sharing == "chosen":
+        owner = [i for i, rs in enumerate(responses) for _ in rs]
+        hidden = _hidden_of_rows(model, [prompts[i] for i in owner], flat)
+    elif sharing == "packed":
+        hidden = _hidden_of_packed(model, prompts, responses)
+    else:
+        hidden = _hidden_after_prompts(model, prompts, responses)
+    return TokenLogps(label_logps(model, hidden, labels), lengths)
+
+
+def supported_sharing(model: PreTrainedModel, wanted: Sharing, *, longest_row: int) -> Sharing:
+    """Return ``wanted``, or ``chosen`` with one line in the log if the model's attention forbids to share a prompt.
+
+    Args:
+        longest_row: tokens of the longest prompt with its longest response.
+    """
+    if wanted not in ("prefix", "packed"):
+        return wanted
+    reason = _why_no_shared_prompt(model, longest_row)
+    if reason is None:
+        return wanted
+    log.warning("sharing: chosen instead of %s, since the model has %s", wanted, reason)
+    return "chosen"
+
+
+def _why_no_shared_prompt(model: PreTrainedModel, longest_row: int) -> str | None:
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True) and window < longest_row:
+        return f"a sliding window of {window} tokens, shorter than a row of {longest_row}"
+    if getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"):
+        return "ALiBi, which counts distances in the row and not in the text"
+    recurrent = {"linear_attention", "recurrent", "mamba", "conv"} & set(getattr(config, "layer_types", None) or ())
+    if recurrent or getattr(model, "_is_stateful", False):
+        return "layers whose state is no list of keys and values"
+    if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
+        return "positions that cannot be given"
+    if getattr(config, "expert_capacity", None) is not None:
+        return "experts of limited capacity, so that tokens of a batch compete"
+    return None
+
+
+# Ways to run prompts and responses. Each returns the hidden states that predict the response tokens, ``(tokens, width)``,
+# response by response.
+
+
+def _hidden_after_prompts(
+    model: PreTrainedModel, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
+) -> Tensor:
+    rows = torch.tensor([i for i, rs in enumerate(responses) for _ in rs], device=model.device)
     prompt = run_prompts(model, prompts).expand(rows)
-    labels, mask = _pad_right(flat, model.device)
+    labels, mask = _pad_right([r for rs in responses for r in rs], model.device)
     hidden = [prompt.last_hidden[:, None]]
     if labels.shape[1] > 1:
         positions = prompt.lengths[:, None] + torch.arange(labels.shape[1] - 1, device=model.device)
@@ -99,16 +202,71 @@ def response_logps(
             use_cache=True,
         )
         hidden.append(out.last_hidden_state)
-    return _sum_logps(model, torch.cat(hidden, dim=1), labels, mask)
+    return torch.cat(hidden, dim=1)[mask.bool()]
 
 
-def _logps_of_rows(model: PreTrainedModel, prompts: Sequence[Tokens], responses: Sequence[Tokens]) -> Tensor:
+def _hidden_of_rows(model: PreTrainedModel, prompts: Sequence[Tokens], responses: Sequence[Tokens]) -> Tensor:
     ids, mask = _pad_right([[*p, *r] for p, r in zip(prompts, responses, strict=True)], model.device)
     out = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-    is_response = mask.clone()
+    is_response = mask.bool()
     for i, prompt in enumerate(prompts):
-        is_response[i, : len(prompt)] = 0
-    return _sum_logps(model, out.last_hidden_state[:, :-1], ids[:, 1:], is_response[:, 1:])
+        is_response[i, : len(prompt)] = False
+    return out.last_hidden_state[:, :-1][is_response[:, 1:]]
+
+
+def _hidden_of_packed(
+    model: PreTrainedModel, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
+) -> Tensor:
+    """Run each prompt and its responses as one row.
+
+    A token sees what is before it in the prompt or in its own response. The last token of a response predicts nothing and
+    is left out.
+    """
+    packed = []
+    for prompt, rs in zip(prompts, responses, strict=True):
+        # Block 0 is the prompt. The first token of every response is predicted by the last of the prompt.
+        row, block, position = list(prompt), [0] * len(prompt), list(range(len(prompt)))
+        sources: list[int] = []
+        for j, response in enumerate(rs, start=1):
+            seen = response[:-1]
+            start = len(row)
+            row += seen
+            block += [j] * len(seen)
+            position += range(len(prompt), len(prompt) + len(seen))
+            sources += [len(prompt) - 1, *range(start, start + len(seen))][: len(response)]
+        packed.append((row, block, position, sources))
+    ids, real = _pad_right([p[0] for p in packed], model.device)
+    # Padding is a block of its own; it sees itself and the prompt, so that no row of the mask is empty.
+    blocks = _pad_right([p[1] for p in packed], model.device)[0].masked_fill(real == 0, -1)
+    positions = _pad_right([p[2] for p in packed], model.device)[0]
+    same = (blocks[:, :, None] == blocks[:, None, :]) | (blocks[:, None, :] == 0)
+    mask = same.tril()[:, None]
+    if model.config._attn_implementation == "eager":  # adds its mask to the scores
+        lowest = torch.finfo(model.dtype).min
+        mask = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(~mask, lowest)
+    out = model.base_model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+    width = ids.shape[1]
+    flat = [i * width + s for i, p in enumerate(packed) for s in p[3]]
+    wanted = torch.tensor(flat, dtype=torch.long, device=model.device)
+    return out.last_hidden_state.flatten(0, 1).index_select(0, wanted)
+
+
+def _pairs(model: PreTrainedModel, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]) -> TokenLogps:
+    """Run the first response of a prompt once for each of the others; the copies are averaged."""
+    rows: list[Tokens] = []
+    owners: list[int] = []
+    for i, rs in enumerate(responses):
+        expanded = [r for other in rs[1:] for r in (rs[0], other)] or list(rs)
+        rows += expanded
+        owners += [i] * len(expanded)
+    hidden = _hidden_of_rows(model, [prompts[i] for i in owners], rows)
+    labels = torch.tensor([t for r in rows for t in r], dtype=torch.long, device=model.device)
+    found = iter(TokenLogps(label_logps(model, hidden, labels), [len(r) for r in rows]).split())
+    values = []
+    for rs in filter(None, responses):
+        mine = [next(found) for _ in range(max(1, 2 * (len(rs) - 1)))]
+        values += [torch.stack(mine[0::2]).mean(0), *mine[1::2]]
+    return TokenLogps(torch.cat(values), [len(r) for rs in responses for r in rs])
 
 
 def _pad_right(rows: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -120,13 +278,3 @@ def _pad_right(rows: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Te
         ids[i, : len(row)] = torch.as_tensor(row, dtype=torch.long)
         mask[i, : len(row)] = 1
     return ids.to(device), mask.to(device)
-
-
-def _sum_logps(model: PreTrainedModel, hidden: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Sum the log-probabilities of ``labels`` where ``mask`` is 1; only those positions reach the LM head."""
-    chosen = mask.bool()
-    logits = model.get_output_embeddings()(hidden[chosen])
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    logps = logits.log_softmax(-1).gather(-1, labels[chosen][:, None])[:, 0]
-    total = torch.zeros(len(labels), dtype=logps.dtype, device=logps.device)
-    return total.index_add(0, chosen.nonzero()[:, 0], logps)

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from selfcontrast.config import Study
+from selfcontrast.schema import Study
 from selfcontrast.tables import ALL_SEEDS
 
 Tables = Mapping[str, pd.DataFrame]

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 TARGET = "target"
 """Id of the SFT target among the responses to a prompt; the others are ``<pool>.<number>``."""
 
+ELSEWHERE = "elsewhere"
+"""Id, among reference log-probabilities, of an answer to another prompt: the target of the prompt that follows."""
+
 
 @dataclass(frozen=True)
 class Message:
@@ -95,14 +98,71 @@ class Group:
 
 @dataclass(frozen=True)
 class GroupLogps:
-    """Log-probabilities of a batch of groups under one model: sums over response tokens, in nats.
+    """Log-probabilities of a batch of groups under one model, in nats, summed over response tokens.
+
+    ``k`` is the largest number of negatives in the batch; groups with fewer have slots that hold anything, even infinities.
 
     Attributes:
         chosen: ``(batch,)``.
-        rejected: ``(batch, k)``; any finite or infinite number where ``valid`` is False.
-        valid: ``(batch, k)``, False where a group has fewer than k negatives.
+        rejected: ``(batch, k)``.
+        chosen_shared: ``(batch, k)``: of the chosen response, only its first ``min(chosen length, length of rejected j)``
+            tokens. None where no objective needs it.
+        rejected_shared: ``(batch, k)``: the same tokens of rejected response j.
     """
 
     chosen: Tensor
     rejected: Tensor
+    chosen_shared: Tensor | None = None
+    rejected_shared: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class GroupBatch:
+    """What an objective sees of a batch of groups: one chosen and up to k rejected responses to each prompt.
+
+    Attributes:
+        policy: of the model that is trained, with gradients.
+        reference: of the frozen model.
+        valid: ``(batch, k)``, False in the slots of groups with fewer than k negatives.
+        chosen_length: tokens of the chosen responses, EOS included, ``(batch,)``.
+        rejected_length: ``(batch, k)``.
+        margin: nats by which the log-ratio of the chosen response must exceed that of each negative, ``(batch, k)``.
+        score: what the selection's scorer gave each negative, ``(batch, k)``; None where it has no scorer.
+        drift: mean log-ratio of answers to other prompts under the policy, a scalar without gradient; an estimate of
+            the divergence of policy and reference. None where no objective needs it.
+    """
+
+    policy: GroupLogps
+    reference: GroupLogps
     valid: Tensor
+    chosen_length: Tensor
+    rejected_length: Tensor
+    margin: Tensor
+    score: Tensor | None = None
+    drift: Tensor | None = None
+
+    # Slots that are not valid are overwritten before any arithmetic: what stands there, even -inf, must reach neither a
+    # value nor a gradient.
+
+    @property
+    def chosen_ratio(self) -> Tensor:
+        """Return log policy - log reference of the chosen responses, ``(batch,)``."""
+        return self.policy.chosen - self.reference.chosen
+
+    @property
+    def rejected_ratio(self) -> Tensor:
+        """Return log policy - log reference of the negatives, plus their margin, ``(batch, k)``; 0 where not valid."""
+        return self.masked(self.policy.rejected) - self.masked(self.reference.rejected) + self.masked(self.margin)
+
+    @property
+    def h(self) -> Tensor:
+        """Return the log-ratio of the chosen response minus that of each negative and its margin, ``(batch, k)``."""
+        return self.chosen_ratio[:, None] - self.rejected_ratio
+
+    def masked(self, values: Tensor, fill: float = 0.0) -> Tensor:
+        """Return ``values`` of shape ``(batch, k)`` with ``fill`` in the slots that are not valid."""
+        return values.masked_fill(~self.valid, fill)
+
+    def mean(self, per_negative: Tensor) -> Tensor:
+        """Return the mean over the negatives of each group, ``(batch,)``."""
+        return self.masked(per_negative).sum(1) / self.valid.sum(1)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfcontrast import plugins
-from selfcontrast.config import Method, Optimisation, Study
 from selfcontrast.errors import ConfigError
+from selfcontrast.schema import Method, Optimisation, Study
 from selfcontrast.seeds import derive_seed
 
 SPLITS = ("sft", "pool", "validation", "test")
@@ -212,7 +212,13 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
         specs.append(
             (
                 f"arms/{arm.id}",
-                {**loading, "objective": objective, "training": training.model_dump(), "n_steps": n_steps},
+                {
+                    **loading,
+                    "objective": objective,
+                    "sft_weight": method.sft_weight,
+                    "training": training.model_dump(),
+                    "n_steps": n_steps,
+                },
             )
         )
     return specs

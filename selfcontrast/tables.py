@@ -13,10 +13,10 @@ import pandas as pd
 
 from selfcontrast import plugins
 from selfcontrast.artifacts import Artifact
-from selfcontrast.config import Study
 from selfcontrast.layout import Layout
 from selfcontrast.metrics._answers import Answers
 from selfcontrast.records import TARGET
+from selfcontrast.schema import Study
 from selfcontrast.seeds import derive_seed
 from selfcontrast.stats import Resamples, compare, estimate, holm
 from selfcontrast.sweep import Arm, arms_of, baseline_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selfcontrast.config import Strict
+from selfcontrast.schema import Strict
 
 NEEDS_SCORES = False
 

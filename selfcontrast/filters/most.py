@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from selfcontrast.config import Fraction, Strict
+from selfcontrast.schema import Fraction, Strict
 
 NEEDS_SCORES = True
 

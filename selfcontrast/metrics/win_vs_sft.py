@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from selfcontrast.config import Strict
 from selfcontrast.metrics._answers import Answers, win_share
+from selfcontrast.schema import Strict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from selfcontrast.config import Strict
+from selfcontrast.schema import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from selfcontrast.records import GroupLogps
+    from selfcontrast.records import GroupBatch
+
+
+NEEDS: frozenset[str] = frozenset()
 
 
 class Params(Strict):
@@ -25,13 +28,8 @@ class Params(Strict):
     beta: float = Field(0.1, gt=0, description="strength of the pull to the reference; usual range 0.01 to 0.5")
 
 
-def loss(policy: GroupLogps, reference: GroupLogps, params: Params) -> Tensor:
+def loss(batch: GroupBatch, params: Params) -> Tensor:
     """Return the loss of each group, shape ``(batch,)``; log 2 where the policy is the reference."""
-    import torch
     from torch.nn.functional import softplus
 
-    chosen = (policy.chosen - reference.chosen)[:, None]
-    # Garbage in masked slots, even -inf, must reach neither the value nor the gradient: replaced before any arithmetic.
-    rejected = torch.where(policy.valid, policy.rejected, 0.0) - torch.where(policy.valid, reference.rejected, 0.0)
-    per_negative = torch.where(policy.valid, softplus(-params.beta * (chosen - rejected)), 0.0)
-    return per_negative.sum(1) / policy.valid.sum(1)
+    return batch.mean(softplus(-params.beta * batch.h))

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from selfcontrast.config import Strict
+from selfcontrast.schema import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from selfcontrast.records import GroupLogps
+    from selfcontrast.records import GroupBatch
+
+
+NEEDS: frozenset[str] = frozenset()
 
 
 class Params(Strict):
@@ -23,11 +26,6 @@ class Params(Strict):
     beta: float = Field(0.1, gt=0, description="the margin is reached at h = 1 / beta")
 
 
-def loss(policy: GroupLogps, reference: GroupLogps, params: Params) -> Tensor:
+def loss(batch: GroupBatch, params: Params) -> Tensor:
     """Return the loss of each group, shape ``(batch,)``; 1 where the policy is the reference."""
-    import torch
-
-    chosen = (policy.chosen - reference.chosen)[:, None]
-    rejected = torch.where(policy.valid, policy.rejected, 0.0) - torch.where(policy.valid, reference.rejected, 0.0)
-    per_negative = torch.where(policy.valid, (1 - params.beta * (chosen - rejected)).clamp(min=0), 0.0)
-    return per_negative.sum(1) / policy.valid.sum(1)
+    return batch.mean((1 - params.beta * batch.h).clamp(min=0))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from selfcontrast.config import Count, Strict
 from selfcontrast.pools._context import PoolContext, PoolPrompt, PoolResponse
+from selfcontrast.schema import Count, Strict
 
 NEEDS_POLICY = False
 

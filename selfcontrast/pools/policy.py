@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from selfcontrast.config import Count, Fraction, Strict
 from selfcontrast.pools._context import PoolContext, PoolPrompt, PoolResponse
+from selfcontrast.schema import Count, Fraction, Strict
 
 NEEDS_POLICY = True
 

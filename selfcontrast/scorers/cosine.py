@@ -6,13 +6,20 @@ Source: arXiv 2404.00604, section 3. The target itself scores 1.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from selfcontrast.config import Count, Strict
 from selfcontrast.errors import InputError, StepError
 from selfcontrast.records import PromptPool
+from selfcontrast.schema import Count, Strict
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+BLOCK_TEXTS = 16_384
+"""Texts whose vectors are held at a time: 64 MiB at 1,024 numbers each."""
 
 
 class Params(Strict):
@@ -33,21 +40,47 @@ class Params(Strict):
 
 def score(pools: Sequence[PromptPool], prompts: Sequence[str], params: Params) -> list[list[float]]:
     """Return the similarity of every answer to its prompt's target, between -1 and 1, pool by pool."""
+    return list(similarities(pools, _embedder(params)))
+
+
+def similarities(pools: Iterable[PromptPool], embed: Callable[[Sequence[str]], ndarray]) -> Iterator[list[float]]:
+    """Yield the similarities of each pool's answers to its target, between -1 and 1, in one pass.
+
+    Only the vectors of ``BLOCK_TEXTS`` texts are held at a time. In a block identical texts are embedded once: a pool at
+    temperature 1 repeats itself, and equal texts must score the same.
+
+    Args:
+        embed: returns unit vectors, ``(texts, width)``.
+    """
     import numpy as np
 
-    # Identical texts are embedded once: a pool at temperature 1 repeats itself, and equal texts must score the same.
-    texts = sorted({p.target for p in pools} | {a.text for p in pools for a in p.answers}, key=lambda t: (len(t), t))
-    vectors = _embed(texts, params)
-    row = {text: i for i, text in enumerate(texts)}
-    scores = []
+    for block in _blocks(pools):
+        texts = sorted(
+            {p.target for p in block} | {a.text for p in block for a in p.answers}, key=lambda t: (len(t), t)
+        )
+        vectors = embed(texts)
+        row = {text: i for i, text in enumerate(texts)}
+        for pool in block:
+            answers = vectors[[row[a.text] for a in pool.answers]].astype("float64")
+            target = vectors[row[pool.target]].astype("float64")
+            yield np.clip(answers @ target, -1, 1).round(6).tolist()
+
+
+def _blocks(pools: Iterable[PromptPool]) -> Iterator[list[PromptPool]]:
+    block: list[PromptPool] = []
+    n_texts = 0
     for pool in pools:
-        answers = vectors[[row[a.text] for a in pool.answers]]
-        scores.append(np.clip(answers @ vectors[row[pool.target]], -1, 1).round(6).tolist())
-    return scores
+        if block and n_texts + len(pool.answers) + 1 > BLOCK_TEXTS:
+            yield block
+            block, n_texts = [], 0
+        block.append(pool)
+        n_texts += len(pool.answers) + 1
+    if block:
+        yield block
 
 
-def _embed(texts: Sequence[str], params: Params):  # type: ignore[no-untyped-def]
-    """Return unit vectors, shape ``(texts, width)``."""
+def _embedder(params: Params) -> Callable[[Sequence[str]], ndarray]:
+    """Load the embedding model and return the function that turns texts into unit vectors."""
     from sentence_transformers import SentenceTransformer
 
     folder = params.model
@@ -67,6 +100,11 @@ def _embed(texts: Sequence[str], params: Params):  # type: ignore[no-untyped-def
             where=str(folder),
             remedy="check `model` of the scorer in the study file",
         ) from None
-    return model.encode(
-        list(texts), batch_size=params.batch, normalize_embeddings=True, show_progress_bar=False
-    ).astype("float64")
+
+    def embed(texts: Sequence[str]) -> ndarray:
+        vectors: ndarray = model.encode(
+            list(texts), batch_size=params.batch, normalize_embeddings=True, show_progress_bar=False
+        )
+        return vectors
+
+    return embed

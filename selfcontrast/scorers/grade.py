@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selfcontrast.config import Strict
 from selfcontrast.records import PromptPool
+from selfcontrast.schema import Strict
 from selfcontrast.world.grader import grade
 
 

@@ -13,9 +13,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from selfcontrast.config import Strict
 from selfcontrast.errors import InputError
 from selfcontrast.records import TARGET, Candidates, PromptPool
+from selfcontrast.schema import Strict
 
 
 class Params(Strict):

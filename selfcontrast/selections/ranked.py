@@ -10,8 +10,8 @@ import random
 
 from pydantic import Field
 
-from selfcontrast.config import Strict
 from selfcontrast.records import TARGET, Candidates, PromptPool
+from selfcontrast.schema import Strict
 
 
 class Params(Strict):

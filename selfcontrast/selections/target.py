@@ -14,9 +14,9 @@ from collections import Counter
 from pydantic import Field, field_validator
 
 from selfcontrast import plugins
-from selfcontrast.config import Plugin, Strict
 from selfcontrast.errors import ConfigError
 from selfcontrast.records import TARGET, Answer, Candidates, PromptPool
+from selfcontrast.schema import Plugin, Strict
 
 
 class Params(Strict):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selfcontrast import artifacts, cli
-from selfcontrast.config import Study
+from selfcontrast.schema import Study
 
 
 def main(argv: Sequence[str] | None = None) -> int:

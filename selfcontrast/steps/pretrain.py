@@ -24,6 +24,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     from selfcontrast.checkpoints import save_checkpoint
     from selfcontrast.records import Message
     from selfcontrast.rendering import Renderer
+    from selfcontrast.training.engine import Engine
     from selfcontrast.training.sft import Example, train_sft
     from selfcontrast.world.checkpoint import build_model, build_tokenizer
     from selfcontrast.world.dialogues import draw_question, mixed_answer
@@ -43,7 +44,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     model = build_model(**sizes, seed=spec["seed"] % 2**32)
     training = spec["training"]
     n_steps = max(1, round(training["epochs"] * len(examples) / training["batch"]))
-    history = train_sft(model, examples, training, n_steps=n_steps, seed=spec["seed"])
+    engine = Engine(model, clip=training["clip"])
+    history = train_sft(engine, examples, training, n_steps=n_steps, seed=spec["seed"])
     save_checkpoint(step.folder / "model", model, tokenizer)
     step.add_output("model")
     step.report = {

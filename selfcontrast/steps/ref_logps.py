@@ -1,16 +1,21 @@
 """Compute the reference's log-probability of every response of a pool and of the SFT targets, once for all arms.
 
-In: the split pool, the pool, the reference model. Out: logps.parquet, keyed by (prompt, response). One GPU at full size.
+In: the split pool, the pool, the reference model. Out: logps.parquet, keyed by (prompt, response): sums, and the values of
+single tokens. One GPU at full size.
+
+Each prompt is also given the target of the prompt that follows (the response ``elsewhere``), for objectives that measure how
+far the policy drifts on answers that are not its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from selfcontrast import cli
-from selfcontrast.records import TARGET
+from selfcontrast.records import ELSEWHERE, TARGET
 
 TOKENS_PER_BATCH = 16_384
 """Response tokens that are computed together."""
@@ -30,31 +35,40 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     import torch
 
     from selfcontrast.checkpoints import load_model
-    from selfcontrast.logprobs import response_logps
+    from selfcontrast.lm_head import check_head
+    from selfcontrast.logprobs import supported_sharing, token_logps
 
     torch.set_num_threads(args.threads)
     split = step.open(args.prompts).table("pool.parquet", ["prompt_id", "prompt_ids", "target_ids"])
     pool = step.open(args.pool).table("responses.parquet", ["prompt_id", "response_id", "response_ids"])
+    following = [*split["target_ids"][1:], split["target_ids"][0]]
     responses: dict[str, list[tuple[str, list[int]]]] = {
-        i: [(TARGET, ids)] for i, ids in zip(split["prompt_id"], split["target_ids"], strict=True)
+        i: [(TARGET, ids), (ELSEWHERE, other)]
+        for i, ids, other in zip(split["prompt_id"], split["target_ids"], following, strict=True)
     }
     for prompt_id, response_id, ids in zip(pool["prompt_id"], pool["response_id"], pool["response_ids"], strict=True):
         responses[prompt_id].append((response_id, ids))
     folder = step.open(args.reference).path("model")
     model = load_model(folder, dtype=step.spec["dtype"], trust_remote_code=step.spec["trust_remote_code"])
-    logps: dict[tuple[str, str], float] = {}
+    check_head(model)
+    rows = zip(split["prompt_id"], split["prompt_ids"], strict=True)
+    longest = max(len(p) + max(len(ids) for _, ids in responses[i]) for i, p in rows)
+    sharing = supported_sharing(model, "prefix", longest_row=longest)
+    values: dict[tuple[str, str], list[float]] = {}
     with torch.no_grad():
         for batch in _batches(split["prompt_id"], split["prompt_ids"], responses):
-            values = response_logps(model, [p for _, p in batch], [[ids for _, ids in responses[i]] for i, _ in batch])
+            texts = [[ids for _, ids in responses[i]] for i, _ in batch]
+            found = token_logps(model, [p for _, p in batch], texts, sharing=sharing)
             keys = [(i, response_id) for i, _ in batch for response_id, _ in responses[i]]
-            logps |= dict(zip(keys, values.tolist(), strict=True))
+            values |= dict(zip(keys, [v.tolist() for v in found.split()], strict=True))
     ordered = [(i, response_id) for i in split["prompt_id"] for response_id, _ in responses[i]]
     step.write_table(
         "logps.parquet",
         {
             "prompt_id": [k[0] for k in ordered],
             "response_id": [k[1] for k in ordered],
-            "logp": [logps[k] for k in ordered],
+            "logp": [math.fsum(values[k]) for k in ordered],
+            "token_logps": [values[k] for k in ordered],
         },
     )
     step.report = {"responses": len(ordered)}

@@ -41,9 +41,18 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
             where=str(args.pool),
             remedy="lower n or comparison.common_n, keep more in the filter, or raise n_responses of the pool",
         )
+    score = {(p.prompt_id, a.response_id): a.score for p in pools for a in p.answers} if args.scores else None
     artifacts.write_jsonl(
         step.folder / "groups.jsonl",
-        ({"prompt_id": g.prompt_id, "chosen": g.chosen, "rejected": g.rejected} for g in selected.groups),
+        (
+            {
+                "prompt_id": g.prompt_id,
+                "chosen": g.chosen,
+                "rejected": g.rejected,
+                "score": score and [score[g.prompt_id, r] for r in g.rejected],
+            }
+            for g in selected.groups
+        ),
     )
     step.add_output("groups.jsonl")
     step.report = {"common_n": reserve, **_report(selected)}

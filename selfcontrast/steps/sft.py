@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfcontrast import artifacts, cli
+from selfcontrast import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,35 +17,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.step_parser(__doc__)
     parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")
     parser.add_argument("--base", required=True, help="folder or hub id of the base model")
+    cli.add_execution_flags(parser)
     return cli.run_step(parser.parse_args(argv), work)
 
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Train and save the model."""
-    import torch
-
-    from selfcontrast.checkpoints import load_model, load_tokenizer, save_checkpoint
+    from selfcontrast.training.job import Job
     from selfcontrast.training.sft import Example, train_sft
 
-    torch.set_num_threads(args.threads)
     spec = step.spec
     table = step.open(args.prompts).table("sft.parquet", ["prompt_ids", "target_ids"])
     examples = [Example(p, [t]) for p, t in zip(table["prompt_ids"], table["target_ids"], strict=True)]
-    model = load_model(args.base, dtype=spec["dtype"], trust_remote_code=spec["trust_remote_code"])
-    tokenizer = load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"])
-    history = train_sft(model, examples, spec["training"], n_steps=spec["n_steps"], seed=spec["seed"])
-    artifacts.write_jsonl(step.folder / "history.jsonl", history)
-    step.add_output("history.jsonl")
-    save_checkpoint(step.folder / "model", model, tokenizer)
-    step.add_output("model")
+    job = Job.start(args.base, args, step)
+    training, tokens = spec["training"], args.tokens or None
+    length: dict[str, int] = {"n_steps": spec["n_steps"], "seed": spec["seed"]}
+    if training["trainer"] == "trl":
+        from selfcontrast.training.trl import train_sft_with_trl
+
+        history = train_sft_with_trl(job.model, job.tokenizer, examples, training, tokens=tokens, **length)
+    else:
+        history = train_sft(job.engine, examples, training, **length, tokens=tokens, store=job.store)
+    job.finish(history)
     step.report = {
         "examples": len(examples),
         "steps": len(history),
         "first_loss": history[0]["loss"],
         "last_loss": history[-1]["loss"],
     }
-    per_epoch = sum(len(r) for e in examples for r in e.responses)
-    step.cost = {"trained_tokens": round(per_epoch * len(history) * spec["training"]["batch"] / len(examples))}
+    per_epoch = sum(e.n_tokens for e in examples)
+    step.cost |= {"trained_tokens": round(per_epoch * len(history) * spec["training"]["batch"] / len(examples))}
 
 
 if __name__ == "__main__":

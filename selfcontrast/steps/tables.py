@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfcontrast import __version__, artifacts, cli
-from selfcontrast.config import Study
+from selfcontrast.schema import Study
 from selfcontrast.sweep import expand_arms
 
 if TYPE_CHECKING:

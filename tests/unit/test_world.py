@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfcontrast import plugins
-from selfcontrast.config import WORLD_LAYOUTS
 from selfcontrast.errors import InputError
 from selfcontrast.records import Dialogue, Message
 from selfcontrast.rendering import Renderer
+from selfcontrast.schema import WORLD_LAYOUTS
 from selfcontrast.world import language, layouts
 from selfcontrast.world.checkpoint import SPECIAL_TOKENS, build_model, build_tokenizer, vocabulary
 from selfcontrast.world.dialogues import (

@@ -1,0 +1,330 @@
+"""The keys of a study file: the only definition of their names, types, units and defaults.
+
+Everything that changes a number is a key here; what belongs to the machine (cores, GPUs, partitions) is in profiles, and
+secrets are environment variables.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from selfcontrast import plugins
+from selfcontrast.errors import ConfigError
+
+WORLD_LAYOUTS = ("hh_rlhf", "ultrachat", "nectar")
+"""Adaptors whose record layout the pocket world can write."""
+
+_ID = re.compile(r"[a-z][a-z0-9]*")
+
+
+def _check_id(value: str) -> str:
+    if not _ID.fullmatch(value):
+        raise ValueError(f"`{value}` is not an id: lower-case letters and digits, a letter first (a folder's name)")
+    return value
+
+
+Id = Annotated[str, AfterValidator(_check_id)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """A model that refuses unknown keys and cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Plugin(Strict):
+    """A choice of a plug-in with its parameters: ``{kind: least, keep: 0.5}``.
+
+    The keys beside ``kind`` are those of the plug-in's own ``Params``.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str = Field(description="name of the plug-in: a module of the folder selfcontrast/<kind of plug-in>/")
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Return the parameters of the plug-in, defaults filled in."""
+        return dict(self.model_extra or {})
+
+    def checked(self, folder: str, where: str) -> Plugin:
+        """Return this choice with the plug-in's defaults filled in, or raise ConfigError."""
+        try:
+            module = plugins.load(folder, self.kind)
+            params = module.Params(**self.params)
+        except ConfigError as error:
+            raise ConfigError(str(error), where=where) from None
+        except ValidationError as error:
+            raise ConfigError(first_problem(error, where)) from None
+        return Plugin(kind=self.kind, **params.model_dump())
+
+
+class World(Strict):
+    """How many dialogues of the pocket world a data set is drawn from; nothing is downloaded."""
+
+    dialogues: Count = Field(description="dialogues to write, in the record layout of the adaptor")
+
+
+class Splits(Strict):
+    """How many prompts each split takes. A prompt is in one split only; `pool` is a part of `sft`."""
+
+    sft: Count = Field(description="prompts whose targets the SFT model is trained on")
+    pool: Count = Field(description="prompts that are answered for preference training: the first ones of `sft`")
+    validation: Annotated[int, Field(ge=0)] = Field(description="held-out prompts on which settings may be chosen")
+    test: Count = Field(description="held-out prompts that are reported")
+
+    @model_validator(mode="after")
+    def _pool_is_part_of_sft(self) -> Splits:
+        if self.pool > self.sft:
+            raise ValueError(f"`pool` ({self.pool}) is a part of `sft` ({self.sft}) and cannot be larger")
+        return self
+
+
+class Dataset(Strict):
+    """A data set: an adaptor and where its records come from."""
+
+    adaptor: str = Field(description="plug-in of selfcontrast/datasets that reads the record layout")
+    path: str | None = Field(None, description="file of records, relative to where snakemake is started")
+    world: World | None = Field(None, description="draw the records from the pocket world instead of reading a file")
+    splits: Splits
+    bad_records: Literal["error", "drop"] = Field(
+        "error",
+        description="what to do with a record that cannot be used (empty answer, prompts that differ, ...): stop with a "
+        "message that names it, or leave it out and count it under its reason",
+    )
+    long_prompts: Literal["error", "drop"] = Field(
+        "error",
+        description="the same for a prompt that, with one of its answers, does not fit into the model's context",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Dataset:
+        if (self.path is None) == (self.world is None):
+            raise ValueError("give either `path` or `world`")
+        return self
+
+
+class Lora(Strict):
+    """Low-rank adapters (arXiv 2106.09685): they are trained instead of the weights, and merged into them at the end."""
+
+    r: Count = Field(16, description="rank")
+    alpha: float = Field(32.0, gt=0, description="scale of the adapters, divided by the rank")
+    targets: str | tuple[str, ...] = Field("all-linear", description="names of the layers that get one")
+    quantise: Literal["none", "nf4"] = Field(
+        "none", description="nf4: the frozen weights in 4 bits (QLoRA, arXiv 2305.14314); needs bitsandbytes"
+    )
+
+
+class Optimisation(Strict):
+    """How one training runs. Batches are counted in prompts."""
+
+    lr: float = Field(gt=0, description="peak learning rate of AdamW")
+    batch: Count = Field(description="prompts for each optimiser step, whatever the number of devices")
+    epochs: float = Field(gt=0, description="passes over the prompts (may be a fraction)")
+    shape: Literal["constant", "linear", "cosine"] = Field("cosine", description="learning rate after the warm-up")
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps over which the learning rate rises")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="end with the moving average of the weights with this decay"
+    )
+    precision: Literal["weights", "bf16"] = Field(
+        "weights", description="compute in the type of the weights, or in bfloat16 beside weights of float32"
+    )
+    lora: Lora | None = Field(None, description="train adapters instead of all weights")
+    trainer: Literal["groups", "trl"] = Field(
+        "groups",
+        description="this project's trainer, or TRL's: SFTTrainer for SFT; DPOTrainer for the objective dpo, n = 1",
+    )
+
+
+class Scratch(Strict):
+    """A small Llama that is trained from scratch on the pocket world, as the base model of the embedded study."""
+
+    n_layers: Count = 3
+    width: Count = 128
+    n_heads: Count = 4
+    max_length: Count = Field(128, description="context, in tokens")
+    prompts: Count = Field(description="prompts it is trained on")
+    answers: Count = Field(4, description="answers to each of them")
+    share_good: Fraction = Field(
+        0.25, description="share of the answers that are good; the others have one to three defects"
+    )
+    training: Optimisation
+
+
+class Execution(Strict):
+    """How training fits a machine: speed and memory, but for rounding not the numbers. A change reruns nothing."""
+
+    sharing: Literal["prefix", "packed", "chosen", "none"] = Field(
+        "prefix", description="what the responses of a prompt share while they run; see docs/performance.md"
+    )
+    tokens: Count | None = Field(
+        None,
+        description="tokens that a device runs together, padding counted; halved when memory runs out. None: a whole batch",
+    )
+    gradient_checkpointing: bool = Field(False, description="less memory for one more forward pass; not with `prefix`")
+    save_every: Count = Field(600, description="seconds between two states from which a killed training goes on")
+    strategy: Literal["ddp", "fsdp", "zero2", "zero3"] = Field(
+        "ddp", description="how several GPUs divide the work: envs/accelerate/<strategy>.yaml"
+    )
+
+    @model_validator(mode="after")
+    def _no_cache_under_checkpointing(self) -> Execution:
+        if self.gradient_checkpointing and self.sharing == "prefix":
+            raise ValueError("`gradient_checkpointing` drops the keys and values that `prefix` shares; use `packed`")
+        return self
+
+
+class Model(Strict):
+    """A base model: a folder or hub id in the Hugging Face layout, or one trained from scratch."""
+
+    path: str | None = Field(None, description="folder or hub id of the checkpoint")
+    scratch: Scratch | None = Field(None, description="train the base model from scratch on the pocket world")
+    template: str = Field(
+        "tokenizer", description="chat template: `tokenizer` (its own) or `dialogue` (Human/Assistant turns)"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="type of the weights while computing"
+    )
+    max_length: Count = Field(description="longest prompt plus response, in tokens")
+    trust_remote_code: bool = Field(False, description="allow the checkpoint to bring code of its own")
+    gpus: Annotated[int, Field(ge=0)] = Field(
+        1, description="GPUs that each job with this model asks for; 0 for models that a CPU core can run"
+    )
+    execution: Execution = Field(Execution.model_validate({}), description="how training fits the machine")
+    sft: Optimisation = Field(description="supervised fine-tuning on the targets of the split `sft`")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Model:
+        if (self.path is None) == (self.scratch is None):
+            raise ValueError("give either `path` or `scratch`")
+        if self.template not in ("tokenizer", "dialogue"):
+            raise ValueError(f"unknown template `{self.template}`; available: tokenizer, dialogue")
+        return self
+
+
+class Sweep(Strict):
+    """Selections times numbers of negatives of one method."""
+
+    selections: Annotated[tuple[Id, ...], Field(min_length=1)] = Field(description="ids under `selections`")
+    n: Annotated[tuple[Count, ...], Field(min_length=1)] = Field(description="numbers of negatives")
+    training: Optimisation | None = Field(None, description="instead of the method's `training`")
+
+
+class Method(Strict):
+    """A method is a point in the space pool x selection x n x objective: configuration, not code."""
+
+    train: bool = Field(True, description="false: the SFT model itself, as the baseline")
+    sweeps: tuple[Sweep, ...] = Field((), description="which selections, with how many negatives")
+    objective: Plugin = Field(Plugin(kind="dpo"), description="loss of a group: plug-in of selfcontrast/objectives")
+    sft_weight: float = Field(
+        0.0,
+        ge=0,
+        description="factor of an SFT term beside any objective: mean -log p of a token of the chosen response",
+    )
+    training: Optimisation | None = Field(None, description="instead of the study's `training`")
+
+    @model_validator(mode="after")
+    def _sweeps_if_trained(self) -> Method:
+        if self.train != bool(self.sweeps):
+            raise ValueError("a method that trains needs `sweeps`; one with `train: false` has none")
+        return self
+
+
+class Comparison(Strict):
+    """The hidden variables of the scaling claim, made explicit."""
+
+    prompt_set: Literal["common", "per_n"] = Field(
+        description="common: every n trains on the prompts that have enough candidates for `common_n`; "
+        "per_n: on all that have enough for n, so that the set shrinks as n grows (the reference code)"
+    )
+    common_n: Count = Field(1, description="n that a prompt must be able to serve under `common`; larger n need more")
+    negatives: Literal["nested", "independent"] = Field(
+        description="nested: the negatives for n are the first n of one random order; independent: drawn anew for each n"
+    )
+    budget: Literal["equal_steps", "equal_pairs", "equal_flops"] = Field(
+        description="what is kept equal over n: optimiser steps of the same number of prompts (so that pairs grow with n), "
+        "chosen-rejected pairs, or the floating-point operations of a training step (n + 1 responses a prompt)"
+    )
+    budget_n: Count = Field(1, description="n whose pairs or FLOPs every other n is given")
+
+
+class Evaluation(Strict):
+    """How policies are evaluated: sampled answers to held-out prompts, scored by `judge`."""
+
+    split: Literal["validation", "test"] = Field("test", description="held-out split that is reported")
+    samples: Count = Field(1, description="answers of each policy to each prompt, for each seed")
+    judge: Id = Field(description="id under `scorers` that decides what is better")
+    target_wins: bool = Field(
+        True, description="report the win rate against the SFT target; false where the judge scores likeness to it"
+    )
+    temperature: float = Field(1.0, ge=0)
+    top_p: Fraction = 1.0
+    max_new_tokens: Count = Field(description="longest answer, in tokens")
+    batch_responses: Count = Field(256, description="responses that are sampled together")
+    bootstrap: Annotated[int, Field(ge=100)] = Field(5000, description="resamples behind each interval")
+    compare_to: tuple[str, ...] = Field((), description="arms with which every other arm is compared, prompt by prompt")
+
+
+class SimilarityFigure(Strict):
+    """Which scores of which pool are plotted against the judge's."""
+
+    pool: Id = Field(description="id under `pools`")
+    scorer: Id = Field(description="id under `scorers`")
+
+
+class Figures(Strict):
+    """What the figures show."""
+
+    scaling: str = Field(description="`method-selection` whose arms form the curve over n")
+    lines: tuple[str, ...] = Field((), description="arms shown as horizontal lines beside the curve")
+    ablation_n: Count = Field(description="n at which the selections are compared")
+    similarity: SimilarityFigure | None = Field(None, description="plot a scorer against the judge over a pool")
+
+
+class Study(Strict):
+    """A whole study."""
+
+    name: Id = Field(description="name of the folder under results/; the file's name without .yaml")
+    description: str = Field(description="one sentence for the report")
+    seed: int = Field(description="root of every random stream")
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = Field(
+        description="training seeds: each repeats selection, training, evaluation"
+    )
+    keep_policies: bool = Field(False, description="keep the weights of the arms after their evaluation")
+    datasets: Annotated[dict[Id, Dataset], Field(min_length=1)]
+    models: Annotated[dict[Id, Model], Field(min_length=1)]
+    pools: dict[Id, Plugin] = Field(description="which responses there are to choose from")
+    scorers: dict[Id, Plugin] = Field({}, description="one number for each response of a pool")
+    selections: dict[Id, Plugin] = Field(description="which responses become chosen and rejected")
+    methods: Annotated[dict[Id, Method], Field(min_length=1)]
+    training: Optimisation = Field(description="preference training of every method, unless it has its own")
+    comparison: Comparison
+    evaluation: Evaluation
+    figures: Figures
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Study:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("`seeds` has a seed twice")
+        return self
+
+
+def first_problem(error: ValidationError, prefix: str) -> str:
+    """Return the first problem that pydantic found, in one sentence, and how many more there are."""
+    # An unknown key goes before a missing one: a misspelled key is both.
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    first = problems[0]
+    key = ".".join([prefix, *(str(x) for x in first["loc"])]).strip(".") or "the study"
+    more = f" ({len(problems) - 1} more problems behind this one)" if len(problems) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown key `{key}`; config/README.md lists the keys{more}"
+    if first["type"] == "missing":
+        return f"key `{key}` is missing{more}"
+    found = "" if first["type"] == "value_error" else f"; found {first['input']!r}"
+    return f"key `{key}`: {first['msg'].removeprefix('Value error, ')}{found}{more}"

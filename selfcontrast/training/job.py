@@ -1,0 +1,108 @@
+"""What the training steps share: from a checkpoint to an engine, and from a trained engine to a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import shutil
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selfcontrast import artifacts, cli
+from selfcontrast.checkpoints import load_model, load_tokenizer, save_checkpoint
+from selfcontrast.lm_head import check_head
+from selfcontrast.logprobs import Sharing, supported_sharing
+from selfcontrast.training.adapters import add_adapters, merge_adapters
+from selfcontrast.training.engine import Engine
+from selfcontrast.training.state import Checkpoints
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Job:
+    """One training of one checkpoint.
+
+    Attributes:
+        model: the language model, with adapters in it where the training asks for them.
+    """
+
+    step: cli.Step
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    args: argparse.Namespace
+    adapted: PeftModel | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def start(cls, checkpoint: str | Path, args: argparse.Namespace, step: cli.Step) -> Job:
+        """Load the checkpoint that a step trains.
+
+        Args:
+            args: with the flags of ``cli.add_execution_flags``.
+            step: its spec has ``dtype``, ``trust_remote_code`` and ``training``.
+        """
+        import torch
+
+        torch.set_num_threads(args.threads)
+        code, lora = step.spec["trust_remote_code"], step.spec["training"]["lora"]
+        quantise = lora["quantise"] if lora else "none"
+        model = load_model(checkpoint, dtype=step.spec["dtype"], trust_remote_code=code, quantise=quantise)
+        check_head(model)
+        adapted = add_adapters(model, lora) if lora else None
+        return cls(step, model, load_tokenizer(checkpoint, trust_remote_code=code), args, adapted)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Return the engine of this project's trainer; TRL brings its own."""
+        training = self.step.spec["training"]
+        return Engine(
+            self.model,
+            precision=training["precision"],
+            clip=training["clip"],
+            gradient_checkpointing=bool(self.args.gradient_checkpointing),
+        )
+
+    @property
+    def store(self) -> Checkpoints | None:
+        """Return where a killed training goes on from; None where FSDP or DeepSpeed divides the state."""
+        if not self.engine.is_whole:
+            log.info("the weights are divided over processes: a training that is killed starts from its beginning")
+            return None
+        identity = [self.step.spec, self.step.inputs, getattr(self.args, "seed", None)]
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return Checkpoints(self._state_folder, key, every_s=self.args.save_every)
+
+    @property
+    def _state_folder(self) -> Path:
+        return self.step.folder / ".state"
+
+    def sharing(self, longest_row: int) -> Sharing:
+        """Return how the responses of a prompt run, given the longest prompt with its response."""
+        return supported_sharing(self.model, self.args.sharing, longest_row=longest_row)
+
+    def finish(self, history: list[dict[str, float]]) -> None:
+        """Write model/ and history.jsonl, note what the training cost, and drop the stored state."""
+        import torch
+
+        self.step.cost |= {"training_s": round(time.monotonic() - self.started, 2)}
+        if torch.cuda.is_available():
+            self.step.cost |= {"peak_gpu_mb": torch.cuda.max_memory_allocated() // 2**20}
+        divided = "engine" in vars(self) and not self.engine.is_whole
+        state = self.engine.save_weights() if divided else None
+        model = merge_adapters(self.adapted) if self.adapted is not None else self.model
+        if cli.is_first_process():
+            artifacts.write_jsonl(self.step.folder / "history.jsonl", history)
+            self.step.add_output("history.jsonl")
+            save_checkpoint(self.step.folder / "model", model, self.tokenizer, state=state)
+            self.step.add_output("model")
+            shutil.rmtree(self._state_folder, ignore_errors=True)

@@ -1,0 +1,191 @@
+"""The same trainings by TRL: SFTTrainer for SFT, DPOTrainer for the objective `dpo`, as an independent check.
+
+TRL gets token ids, so that templates play no part, in the order in which this project's batches take them. It computes the
+reference's log-probabilities by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from selfcontrast.errors import InputError
+from selfcontrast.training.groups import TokenGroup
+from selfcontrast.training.loop import Schedule, seeded_batches
+from selfcontrast.training.sft import Example, make_schedule
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+History = list[dict[str, float]]
+
+
+def train_dpo_with_trl(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    groups: Sequence[TokenGroup],
+    training: dict[str, Any],
+    *,
+    beta: float,
+    n_steps: int,
+    seed: int,
+    tokens: int | None = None,
+) -> History:
+    """Train ``model`` in place by TRL's DPOTrainer and return loss, gradient norm and learning rate of each step.
+
+    A group of k negatives becomes k pairs, all in the same batch, so that the loss is the mean over negatives.
+
+    Args:
+        tokens: tokens that a device runs together; the rest of a batch is accumulated. None runs a batch at once.
+
+    Raises:
+        InputError: groups differ in their number of negatives; a batch of pairs would weigh them differently.
+    """
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    sizes = {len(g.responses) - 1 for g in groups}
+    if len(sizes) > 1:
+        raise InputError(
+            "TRL's DPOTrainer needs the same number of negatives in every group",
+            found=f"{min(sizes)} to {max(sizes)}",
+            remedy="set `trainer: groups`",
+        )
+    k = sizes.pop()
+    schedule = make_schedule(training, n_steps)
+    rows = [
+        {"prompt_ids": list(g.prompt_ids), "chosen_ids": list(g.responses[0]), "rejected_ids": list(rejected)}
+        for g in _in_order(groups, schedule, seed)
+        for rejected in g.responses[1:]
+    ]
+
+    longest = max(len(g.prompt_ids) + max(g.lengths) for g in groups)
+
+    class TokenDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
+        def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+            return dataset
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = DPOConfig(
+            **_arguments(folder, schedule, training, seed=seed),
+            **_division(schedule.batch * k, longest=2 * longest, tokens=tokens),
+            beta=beta,
+            max_length=None,
+            precompute_ref_log_probs=True,
+        )
+        trainer = TokenDPOTrainer(
+            model,
+            args=config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            optimizers=_optimisers(model, schedule),
+        )
+        trainer.train()
+    return _history(trainer.state.log_history)
+
+
+def train_sft_with_trl(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    training: dict[str, Any],
+    *,
+    n_steps: int,
+    seed: int,
+    tokens: int | None = None,
+) -> History:
+    """Train ``model`` in place by TRL's SFTTrainer on the responses alone; returns as ``train_dpo_with_trl``."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    schedule = make_schedule(training, n_steps)
+    rows = [
+        {
+            "input_ids": [*e.prompt_ids, *response],
+            "completion_mask": [0] * len(e.prompt_ids) + [1] * len(response),
+        }
+        for e in _in_order(examples, schedule, seed)
+        for response in e.responses
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        config = SFTConfig(
+            **_arguments(folder, schedule, training, seed=seed),
+            **_division(schedule.batch, longest=max(len(r["input_ids"]) for r in rows), tokens=tokens),
+            max_length=None,
+            completion_only_loss=True,
+        )
+        trainer = SFTTrainer(
+            model,
+            args=config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            optimizers=_optimisers(model, schedule),
+        )
+        trainer.train()
+    return _history(trainer.state.log_history)
+
+
+def _in_order(items: Sequence[Any], schedule: Schedule, seed: int) -> Iterator[Any]:
+    for batch in seeded_batches(len(items), batch=schedule.batch, n_steps=schedule.n_steps, seed=seed):
+        yield from (items[i] for i in batch)
+
+
+def _arguments(folder: str, schedule: Schedule, training: dict[str, Any], *, seed: int) -> dict[str, Any]:
+    """Return what both of TRL's configurations are given."""
+    if training["lora"] or training["ema"]:
+        raise InputError("`trainer: trl` knows neither `lora` nor `ema` here", remedy="set `trainer: groups`")
+    return {
+        "output_dir": folder,
+        "max_steps": schedule.n_steps,
+        "max_grad_norm": training["clip"],
+        "train_sampling_strategy": "sequential",
+        "bf16": training["precision"] == "bf16",
+        "gradient_checkpointing": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed % 2**32,
+    }
+
+
+def _division(batch: int, *, longest: int, tokens: int | None) -> dict[str, int]:
+    """Return rows for each device and how often they are accumulated, for a batch of ``batch`` rows over all devices.
+
+    Raises:
+        InputError: the devices do not divide the batch.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if batch % world:
+        raise InputError(
+            "the batch cannot be divided over the processes",
+            expected=f"a multiple of {world} rows",
+            found=f"{batch} rows",
+            remedy="change `batch` of the training, or `gpus` of the model",
+        )
+    mine = batch // world
+    rows = next(d for d in range(mine, 0, -1) if mine % d == 0 and (tokens is None or d * longest <= tokens or d == 1))
+    return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": mine // rows}
+
+
+def _optimisers(
+    model: PreTrainedModel, schedule: Schedule
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.lr, weight_decay=0.0)
+    rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule.lr_at(step) / schedule.lr)
+    return optimiser, rates
+
+
+def _history(log_history: Sequence[dict[str, float]]) -> History:
+    """Return the records of the steps, under the names of this project's own history."""
+    steps = [r for r in log_history if "loss" in r and "learning_rate" in r]
+    return [
+        {"step": i, "loss": r["loss"], "grad_norm": float(r["grad_norm"]), "lr": r["learning_rate"]}
+        for i, r in enumerate(steps)
+    ]
