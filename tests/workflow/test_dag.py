@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections import Counter
 
 import pytest
@@ -61,6 +62,43 @@ def test_a_missing_data_file_is_named_before_anything_runs(project):
     assert done.returncode == 2
     assert "data/hh-rlhf/harmless-base-test.jsonl.gz" in done.stdout
     assert "what to do" in done.stdout
+
+
+def test_several_gpus_train_by_accelerate_with_a_process_for_each(project):
+    project.edit(
+        "config/smoke.yaml", "gpus: 0", "gpus: 2\n    execution: {strategy: fsdp, sharing: packed, tokens: 512}"
+    )
+    done = project.snakemake("-n", "-p", "--config", "study=smoke", "--resources", "gpu=2")
+    assert done.returncode == 0, done.stdout[-2000:]
+    started = "accelerate launch --config_file envs/accelerate/fsdp.yaml --num_processes 2 -m selfcontrast.steps"
+    assert done.stdout.count(f"{started}.train ") == 6
+    assert done.stdout.count(f"{started}.sft ") == 1
+    assert "--sharing packed --tokens 512 --save-every 600 --gradient-checkpointing 0" in done.stdout
+    assert "accelerate launch" not in "".join(x for x in done.stdout.splitlines() if "steps.respond" in x)
+
+
+def test_steps_find_their_python_without_an_activated_environment(project):
+    """PATH holds no python of the environment, only the one that starts Snakemake by its full name."""
+    target = "results/smoke/hh/world/manifest.json"
+    env = {**project.env, "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        project.command("--config", "study=smoke", "--until", "world"),
+        cwd=project.folder,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (project.folder / target).exists()
+
+
+@pytest.mark.slow
+def test_how_a_training_fits_the_machine_reruns_nothing(copy_of_finished):
+    copy_of_finished.edit("config/smoke.yaml", "gpus: 0", "gpus: 0\n    execution: {sharing: chosen, tokens: 512}")
+    jobs = planned(copy_of_finished.snakemake("-n", "--quiet", "rules", "--config", "study=smoke").stdout)
+    assert not {"train", "sft", "pretrain", "ref_logps", "respond"} & jobs.keys()
 
 
 @pytest.mark.slow
