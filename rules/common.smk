@@ -107,18 +107,29 @@ def room(wildcards):
 # Pools, scores, groups
 
 
-def shards_of(wildcards):
-    """Return the manifests of a pool's shards."""
+def shards_of(wildcards, part=""):
+    """Return the manifests of a pool's shards, or of the shards of a part of it."""
     n = cfg.pools[wildcards.pool].params["shards"]
     base = (
-        f"<results>/{wildcards.dataset}/{wildcards.model}/pools/{wildcards.pool}/shards"
+        f"<results>/{wildcards.dataset}/{wildcards.model}/pools/{wildcards.pool}{part}"
     )
-    return [f"{base}/{i}-of-{n}/manifest.json" for i in range(1, n + 1)]
+    return [f"{base}/shards/{i}-of-{n}/manifest.json" for i in range(1, n + 1)]
 
 
-def shard_tables_of(wildcards):
-    """Return the tables of a pool's shards: listed beside their manifests, since both are temporary."""
-    return [m.replace("manifest.json", "shard.parquet") for m in shards_of(wildcards)]
+def logp_shards_of(wildcards):
+    """Return the manifests of the shards of the reference's log-probabilities: as many as the pool has."""
+    return shards_of(wildcards, "/logps/sft")
+
+
+def tables_beside(manifests):
+    """Return the input function of the tables of shards: listed beside their manifests, since both are temporary."""
+    return lambda wildcards: [
+        m.replace("manifest.json", "shard.parquet") for m in manifests(wildcards)
+    ]
+
+
+shard_tables_of = tables_beside(shards_of)
+logp_tables_of = tables_beside(logp_shards_of)
 
 
 def pool_file(wildcards):
@@ -292,7 +303,7 @@ def execution(wildcards):
     e = cfg.models[wildcards.model].execution
     return (
         f"--sharing {e.sharing} --tokens {e.tokens or 0} --save-every {e.save_every}"
-        f" --gradient-checkpointing {int(e.gradient_checkpointing)}"
+        f" --gradient-checkpointing {int(e.gradient_checkpointing)} --track {e.track}"
     )
 
 

@@ -100,13 +100,17 @@ rule ref_logps:
         reference=rules.sft.output.manifest,
         weights=rules.sft.output.weights,
     output:
-        manifest="<results>/{dataset}/{model}/pools/{pool}/logps/sft/manifest.json",
-        table="<results>/{dataset}/{model}/pools/{pool}/logps/sft/logps.parquet",
-        run="<results>/{dataset}/{model}/pools/{pool}/logps/sft/run.json",
+        manifest=temp(
+            "<results>/{dataset}/{model}/pools/{pool}/logps/sft/shards/{shard}/manifest.json"
+        ),
+        table=temp(
+            "<results>/{dataset}/{model}/pools/{pool}/logps/sft/shards/{shard}/shard.parquet"
+        ),
+        run="<results>/{dataset}/{model}/pools/{pool}/logps/sft/shards/{shard}/run.json",
     log:
-        "<logs>/{dataset}/{model}/pools/{pool}/logps/ref_logps.log",
+        "<logs>/{dataset}/{model}/pools/{pool}/logps/{shard}/ref_logps.log",
     benchmark:
-        "<benchmarks>/{dataset}/{model}/pools/{pool}/logps/ref_logps.jsonl"
+        "<benchmarks>/{dataset}/{model}/pools/{pool}/logps/{shard}/ref_logps.jsonl"
     conda:
         "../envs/train.yaml"
     resources:
@@ -117,5 +121,35 @@ rule ref_logps:
         module=as_py_module(input.code),
     shell:
         "exec python -m {params.module} --spec {input.spec}"
-        " --prompts {input.prompts} --pool {input.pool} --reference {input.reference}"
+        " --prompts {input.prompts} --pool {input.pool} --reference {input.reference} --shard {wildcards.shard}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"
+
+
+rule gather_logps:
+    input:
+        code="selfcontrast/steps/gather_logps.py",
+        spec="<results>/{dataset}/{model}/sft/spec.json",
+        prompts=rules.encode.output.manifest,
+        pool=rules.gather_pool.output.manifest,
+        reference=rules.sft.output.manifest,
+        shards=logp_shards_of,
+        tables=logp_tables_of,
+    output:
+        manifest="<results>/{dataset}/{model}/pools/{pool}/logps/sft/manifest.json",
+        table="<results>/{dataset}/{model}/pools/{pool}/logps/sft/logps.parquet",
+        run="<results>/{dataset}/{model}/pools/{pool}/logps/sft/run.json",
+    log:
+        "<logs>/{dataset}/{model}/pools/{pool}/logps/gather_logps.log",
+    benchmark:
+        "<benchmarks>/{dataset}/{model}/pools/{pool}/logps/gather_logps.jsonl"
+    conda:
+        "../envs/base.yaml"
+    resources:
+        mem_mb=grow(4_000),
+        runtime=30,
+    params:
+        module=as_py_module(input.code),
+    shell:
+        "exec python -m {params.module} --spec {input.spec}"
+        " --prompts {input.prompts} --pool {input.pool} --reference {input.reference}"
+        " --shards {input.shards} --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -88,6 +88,7 @@ def add_execution_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sharing", choices=("prefix", "packed", "chosen", "none"), default="prefix")
     parser.add_argument("--tokens", type=int, default=0, help="tokens that run together, padding counted; 0: a batch")
     parser.add_argument("--gradient-checkpointing", type=int, choices=(0, 1), default=0)
+    parser.add_argument("--track", choices=("none", "tensorboard", "trackio", "wandb"), default="none")
     parser.add_argument("--save-every", type=float, default=600.0, metavar="SECONDS", help="between two stored states")
 
 

@@ -10,8 +10,8 @@ import yaml
 from pydantic import ValidationError
 
 from selfcontrast import plugins
-from selfcontrast.errors import ConfigError
-from selfcontrast.schema import WORLD_LAYOUTS, Study, first_problem
+from selfcontrast.errors import ConfigError, first_problem
+from selfcontrast.schema import WORLD_LAYOUTS, Study
 
 STUDY_FOLDER = Path(__file__).resolve().parent.parent / "config"
 

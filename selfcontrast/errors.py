@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class SelfContrastError(Exception):
     """An error whose message is enough for the user: printed without a traceback, exit code 2."""
@@ -26,3 +31,18 @@ class InputError(SelfContrastError):
 
 class StepError(SelfContrastError):
     """A step cannot do its work with valid input, for example because memory or a device is missing."""
+
+
+def first_problem(error: ValidationError, prefix: str) -> str:
+    """Return the first problem that pydantic found, in one sentence, and how many more there are."""
+    # An unknown key goes before a missing one: a misspelled key is both.
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    first = problems[0]
+    key = ".".join([prefix, *(str(x) for x in first["loc"])]).strip(".") or "the study"
+    more = f" ({len(problems) - 1} more problems behind this one)" if len(problems) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown key `{key}`; config/README.md lists the keys{more}"
+    if first["type"] == "missing":
+        return f"key `{key}` is missing{more}"
+    found = "" if first["type"] == "value_error" else f"; found {first['input']!r}"
+    return f"key `{key}`: {first['msg'].removeprefix('Value error, ')}{found}{more}"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from selfcontrast import plugins
-from selfcontrast.errors import ConfigError
+from selfcontrast.errors import ConfigError, first_problem
 
 WORLD_LAYOUTS = ("hh_rlhf", "ultrachat", "nectar")
 """Adaptors whose record layout the pocket world can write."""
@@ -169,6 +169,10 @@ class Execution(Strict):
     )
     gradient_checkpointing: bool = Field(False, description="less memory for one more forward pass; not with `prefix`")
     save_every: Count = Field(600, description="seconds between two states from which a killed training goes on")
+    track: Literal["none", "tensorboard", "trackio", "wandb"] = Field(
+        "none",
+        description="where every step of a training is sent, beside its own files; needs the package of that name",
+    )
     strategy: Literal["ddp", "fsdp", "zero2", "zero3"] = Field(
         "ddp", description="how several GPUs divide the work: envs/accelerate/<strategy>.yaml"
     )
@@ -313,18 +317,3 @@ class Study(Strict):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("`seeds` has a seed twice")
         return self
-
-
-def first_problem(error: ValidationError, prefix: str) -> str:
-    """Return the first problem that pydantic found, in one sentence, and how many more there are."""
-    # An unknown key goes before a missing one: a misspelled key is both.
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    first = problems[0]
-    key = ".".join([prefix, *(str(x) for x in first["loc"])]).strip(".") or "the study"
-    more = f" ({len(problems) - 1} more problems behind this one)" if len(problems) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        return f"unknown key `{key}`; config/README.md lists the keys{more}"
-    if first["type"] == "missing":
-        return f"key `{key}` is missing{more}"
-    found = "" if first["type"] == "value_error" else f"; found {first['input']!r}"
-    return f"key `{key}`: {first['msg'].removeprefix('Value error, ')}{found}{more}"

@@ -1,7 +1,7 @@
 """Compute the reference's log-probability of every response of a pool and of the SFT targets, once for all arms.
 
-In: the split pool, the pool, the reference model. Out: logps.parquet, keyed by (prompt, response): sums, and the values of
-single tokens. One GPU at full size.
+In: the split pool, the pool, the reference model. Out: shard.parquet, keyed by (prompt, response): sums, and the values of
+single tokens. One GPU at full size; a shard is small enough to be lost.
 
 Each prompt is also given the target of the prompt that follows (the response ``elsewhere``), for objectives that measure how
 far the policy drifts on answers that are not its own.
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")
     parser.add_argument("--pool", type=Path, required=True, metavar="MANIFEST", help="of the step gather_pool")
     parser.add_argument("--reference", type=Path, required=True, metavar="MANIFEST", help="of the frozen policy")
+    parser.add_argument("--shard", required=True, metavar="I-of-N", help="which part of the prompts, counted from 1")
     return cli.run_step(parser.parse_args(argv), work)
 
 
@@ -55,24 +56,27 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     longest = max(len(p) + max(len(ids) for _, ids in responses[i]) for i, p in rows)
     sharing = supported_sharing(model, "prefix", longest_row=longest)
     values: dict[tuple[str, str], list[float]] = {}
+    # Batches are planned over all prompts, so that the shards change nothing, not even by rounding.
+    batches = _batches(split["prompt_id"], split["prompt_ids"], responses)
+    shard, shards = (int(x) for x in args.shard.split("-of-"))
+    mine = batches[(shard - 1) * len(batches) // shards : shard * len(batches) // shards]
     with torch.no_grad():
-        for batch in _batches(split["prompt_id"], split["prompt_ids"], responses):
+        for batch in mine:
             texts = [[ids for _, ids in responses[i]] for i, _ in batch]
             found = token_logps(model, [p for _, p in batch], texts, sharing=sharing)
             keys = [(i, response_id) for i, _ in batch for response_id, _ in responses[i]]
             values |= dict(zip(keys, [v.tolist() for v in found.split()], strict=True))
-    ordered = [(i, response_id) for i in split["prompt_id"] for response_id, _ in responses[i]]
     step.write_table(
-        "logps.parquet",
+        "shard.parquet",
         {
-            "prompt_id": [k[0] for k in ordered],
-            "response_id": [k[1] for k in ordered],
-            "logp": [math.fsum(values[k]) for k in ordered],
-            "token_logps": [values[k] for k in ordered],
+            "prompt_id": [k[0] for k in values],
+            "response_id": [k[1] for k in values],
+            "logp": [math.fsum(v) for v in values.values()],
+            "token_logps": list(values.values()),
         },
     )
-    step.report = {"responses": len(ordered)}
-    step.cost = {"scored_tokens": sum(len(ids) for rows in responses.values() for _, ids in rows)}
+    step.report = {"responses": len(values)}
+    step.cost = {"scored_tokens": sum(map(len, values.values()))}
 
 
 def _batches(

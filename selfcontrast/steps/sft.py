@@ -37,7 +37,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
 
         history = train_sft_with_trl(job.model, job.tokenizer, examples, training, tokens=tokens, **length)
     else:
-        history = train_sft(job.engine, examples, training, **length, tokens=tokens, store=job.store)
+        history = train_sft(
+            job.engine, examples, training, **length, tokens=tokens, store=job.store, monitor=job.monitor()
+        )
     job.finish(history)
     step.report = {
         "examples": len(examples),

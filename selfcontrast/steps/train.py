@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")
     parser.add_argument("--pool", type=Path, required=True, metavar="MANIFEST", help="of the step gather_pool")
     parser.add_argument("--groups", type=Path, required=True, metavar="MANIFEST", help="of the step select_groups")
-    parser.add_argument("--ref-logps", type=Path, required=True, metavar="MANIFEST", help="of the step ref_logps")
+    parser.add_argument("--ref-logps", type=Path, required=True, metavar="MANIFEST", help="of the step gather_logps")
     parser.add_argument("--policy", type=Path, required=True, metavar="MANIFEST", help="of the model to start from")
     parser.add_argument("--seed", type=int, required=True, help="training seed")
     cli.add_execution_flags(parser)
@@ -58,7 +58,14 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         longest = max(len(g.prompt_ids) + max(g.lengths) for g in groups)
         execution = Execution(job.sharing(longest), tokens)
         history = train_preference(
-            job.engine, groups, objective, training, **length, execution=execution, store=job.store
+            job.engine,
+            groups,
+            objective,
+            training,
+            **length,
+            execution=execution,
+            store=job.store,
+            monitor=job.monitor(),
         )
     job.finish(history)
     step.report = {
@@ -117,7 +124,16 @@ class _Reference:
 
     def __init__(self, args: argparse.Namespace, step: cli.Step, *, tokens: bool) -> None:
         columns = ["prompt_id", "response_id", "logp", *(["token_logps"] if tokens else [])]
-        stored = step.open(args.ref_logps).table("logps.parquet", columns)
+        artifact = step.open(args.ref_logps)
+        for name, digest in artifact.manifest["inputs"].items():
+            if step.inputs.get(name, digest) != digest:
+                raise InputError(
+                    "the reference's log-probabilities are stale: they belong to another state of an input",
+                    found=name,
+                    where=str(args.ref_logps),
+                    remedy="delete that file's folder and run snakemake again",
+                )
+        stored = artifact.table("logps.parquet", columns)
         keys = list(zip(stored["prompt_id"], stored["response_id"], strict=True))
         self._where = str(args.ref_logps)
         self._sums = dict(zip(keys, stored["logp"], strict=True))

@@ -71,6 +71,7 @@ class Engine:
             _TokenLogps(model), torch.optim.AdamW(trained, lr=0.0, weight_decay=0.0, fused=True)
         )
         self._wrapped = wrapped
+        self._tokens = 0
         self.optimiser = optimiser
 
     @property
@@ -92,7 +93,14 @@ class Engine:
         self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]], *, sharing: Sharing
     ) -> TokenLogps:
         """Return log-probabilities as ``logprobs.token_logps`` does, by way of the parallel wrapper."""
+        if torch.is_grad_enabled():
+            self._tokens += sum(map(len, prompts)) + sum(len(r) for rs in responses for r in rs)
         return TokenLogps(self._wrapped(prompts, responses, sharing), [len(r) for rs in responses for r in rs])
+
+    def take_tokens(self) -> int:
+        """Return the tokens, each prompt counted once, that this process ran with gradients since the last call."""
+        taken, self._tokens = self._tokens, 0
+        return taken
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of ``loss``; over processes, gradients are summed."""

@@ -19,6 +19,7 @@ from selfcontrast.lm_head import check_head
 from selfcontrast.logprobs import Sharing, supported_sharing
 from selfcontrast.training.adapters import add_adapters, merge_adapters
 from selfcontrast.training.engine import Engine
+from selfcontrast.training.monitor import Monitor
 from selfcontrast.training.state import Checkpoints
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class Job:
         identity = [self.step.spec, self.step.inputs, getattr(self.args, "seed", None)]
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return Checkpoints(self._state_folder, key, every_s=self.args.save_every)
+
+    def monitor(self) -> Monitor:
+        """Return what takes note of every step."""
+        n_steps, track = self.step.spec["n_steps"], self.args.track
+        return Monitor(self.engine, self.step.folder, n_steps=n_steps, track=track)
 
     @property
     def _state_folder(self) -> Path:

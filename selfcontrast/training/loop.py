@@ -14,6 +14,7 @@ from selfcontrast.training.state import MovingAverage
 
 if TYPE_CHECKING:
     from selfcontrast.training.engine import Engine
+    from selfcontrast.training.monitor import Monitor
     from selfcontrast.training.state import Checkpoints
 
 log = logging.getLogger(__name__)
@@ -77,12 +78,14 @@ def optimise(
     *,
     ema: float | None = None,
     store: Checkpoints | None = None,
+    monitor: Monitor | None = None,
 ) -> list[dict[str, float]]:
     """Train the engine's model in place and return one record for each step: loss, gradient norm, learning rate, figures.
 
     Args:
         ema: where given, the model ends with the exponential moving average of its weights with this decay.
         store: where the state is kept for a run that is interrupted; a state that is there is taken up.
+        monitor: is told of every step.
 
     Raises:
         FloatingPointError: the loss or its gradient is not finite.
@@ -104,12 +107,16 @@ def optimise(
         if average is not None:
             average.update()
         history.append({"step": step, **figures, "grad_norm": norm, "lr": lr})
+        if monitor is not None:
+            monitor.note(history[-1])
         if time.monotonic() - last_line > PROGRESS_S:
             log.info("step %d of %d, loss %.4f", step + 1, schedule.n_steps, history[-1]["loss"])
             last_line = time.monotonic()
         if store is not None and time.monotonic() - last_save > store.every_s and step + 1 < schedule.n_steps:
             store.save(engine, average, history)
             last_save = time.monotonic()
+    if monitor is not None:
+        monitor.close()
     if average is not None:
         average.apply()
     return history

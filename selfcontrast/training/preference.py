@@ -21,6 +21,7 @@ from selfcontrast.records import GroupBatch
 from selfcontrast.training.engine import Engine
 from selfcontrast.training.groups import TokenGroup, as_batch, micro_batches, split_responses
 from selfcontrast.training.loop import optimise, seeded_batches
+from selfcontrast.training.monitor import Monitor
 from selfcontrast.training.sft import make_schedule
 from selfcontrast.training.state import Checkpoints
 
@@ -91,12 +92,13 @@ def train_preference(
     seed: int,
     execution: Execution | None = None,
     store: Checkpoints | None = None,
+    monitor: Monitor | None = None,
 ) -> list[dict[str, float]]:
     """Train the engine's model in place and return the history of its steps.
 
     Args:
         training: the keys of ``config.Optimisation``.
-        store: see ``loop.optimise``.
+        store: see ``loop.optimise``; so for ``monitor``.
     """
     schedule = make_schedule(training, n_steps)
     batches = seeded_batches(len(groups), batch=schedule.batch, n_steps=n_steps, seed=seed)
@@ -108,6 +110,7 @@ def train_preference(
         lambda items: accumulate(engine, [groups[i] for i in items], objective, how),
         ema=training.get("ema"),
         store=store,
+        monitor=monitor,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from selfcontrast.logprobs import Sharing
 from selfcontrast.training.engine import Engine
 from selfcontrast.training.loop import Schedule, optimise, seeded_batches
+from selfcontrast.training.monitor import Monitor
 from selfcontrast.training.state import Checkpoints
 
 
@@ -67,13 +68,14 @@ def train_sft(
     seed: int,
     tokens: int | None = None,
     store: Checkpoints | None = None,
+    monitor: Monitor | None = None,
 ) -> list[dict[str, float]]:
     """Train the engine's model in place and return the history of its steps.
 
     Args:
         training: the keys of ``config.Optimisation``.
         tokens: as in ``accumulate_sft``.
-        store: see ``loop.optimise``.
+        store: see ``loop.optimise``; so for ``monitor``.
     """
     schedule = make_schedule(training, n_steps)
     batches = seeded_batches(len(examples), batch=schedule.batch, n_steps=n_steps, seed=seed)
@@ -84,6 +86,7 @@ def train_sft(
         lambda items: accumulate_sft(engine, [examples[i] for i in items], tokens=tokens),
         ema=training.get("ema"),
         store=store,
+        monitor=monitor,
     )
 
 

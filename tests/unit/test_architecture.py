@@ -39,7 +39,7 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 IMPORTERS = {
     "matplotlib": {"plotting"},
     "transformers": {"checkpoints", "logprobs", "training.engine", "world.checkpoint"},
-    "accelerate": {"training.engine"},
+    "accelerate": {"training.engine", "training.monitor"},
     "peft": {"training.adapters"},
     "trl": {"training.trl"},
     "tokenizers": {"world.checkpoint"},

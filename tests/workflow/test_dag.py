@@ -25,7 +25,15 @@ def test_smoke_plans_every_rule_and_shared_work_once(project):
     assert done.returncode == 0, done.stdout
     jobs = planned(done.stdout)
     expected = {"world": 1, "prompts": 1, "pretrain": 1, "encode": 1, "sft": 1, "generate_shard": 2, "gather_pool": 2}
-    expected |= {"score_pool": 2, "ref_logps": 2, "select_groups": 6, "train": 6, "respond": 8, "score_answers": 8}
+    expected |= {
+        "score_pool": 2,
+        "ref_logps": 2,
+        "gather_logps": 2,
+        "select_groups": 6,
+        "train": 6,
+        "respond": 8,
+        "score_answers": 8,
+    }
     expected |= {"tables": 1, "figures": 4, "cost": 1}
     assert {rule: jobs[rule] for rule in expected} == expected
 
@@ -39,7 +47,8 @@ def test_tiny_is_the_default_study_and_trains_the_base_model_once(project):
     assert seeds >= 3
     assert jobs["train"] == 13 * seeds
     assert jobs["pretrain"] == jobs["sft"] == 1
-    assert jobs["ref_logps"] == 2
+    assert jobs["ref_logps"] == 3  # two shards of the pool, one of the annotated answers
+    assert jobs["gather_logps"] == 2
 
 
 def test_tiny3_shares_one_base_model_between_three_data_sets(project):
