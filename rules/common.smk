@@ -20,8 +20,8 @@ def fail(error):
 
 
 # Steps run with the Python that runs Snakemake, whether or not its environment was activated.
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
 )
 
 try:
@@ -110,15 +110,13 @@ def room(wildcards):
 def shards_of(wildcards, part=""):
     """Return the manifests of a pool's shards, or of the shards of a part of it."""
     n = cfg.pools[wildcards.pool].params["shards"]
-    base = (
-        f"<results>/{wildcards.dataset}/{wildcards.model}/pools/{wildcards.pool}{part}"
-    )
-    return [f"{base}/shards/{i}-of-{n}/manifest.json" for i in range(1, n + 1)]
+    base = f"<results>/{wildcards.dataset}/{wildcards.model}/pools/{wildcards.pool}"
+    return [f"{base}/{part}shards/{i}-of-{n}/manifest.json" for i in range(1, n + 1)]
 
 
 def logp_shards_of(wildcards):
     """Return the manifests of the shards of the reference's log-probabilities: as many as the pool has."""
-    return shards_of(wildcards, "/logps/sft")
+    return shards_of(wildcards, "logps/sft/")
 
 
 def tables_beside(manifests):

@@ -39,7 +39,7 @@ def first_problem(error: ValidationError, prefix: str) -> str:
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
     key = ".".join([prefix, *(str(x) for x in first["loc"])]).strip(".") or "the study"
-    more = f" ({len(problems) - 1} more problems behind this one)" if len(problems) > 1 else ""
+    more = f" (and {len(problems) - 1} more behind it)" if len(problems) > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"unknown key `{key}`; config/README.md lists the keys{more}"
     if first["type"] == "missing":

@@ -229,7 +229,7 @@ def test_number_of_problems_behind_the_first_is_told() -> None:
     raw = changed("seed", "x")
     raw["seeds"] = []
     raw["training"]["lr"] = -1
-    assert "2 more problems" in message(lambda: parse(raw))
+    assert "(and 2 more behind it)" in message(lambda: parse(raw))
 
 
 # Plug-ins
