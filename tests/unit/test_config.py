@@ -132,7 +132,7 @@ def test_misspelled_key_is_named_before_the_missing_one() -> None:
     raw["sede"] = 7
     found = message(lambda: parse(raw))
     assert found.startswith("unknown key `sede`")
-    assert "1 more problem" in found
+    assert "(and 1 more behind it)" in found
 
 
 REQUIRED_KEYS = [
