@@ -31,6 +31,19 @@ def add_adapters(model: PreTrainedModel, lora: dict[str, Any]) -> PeftModel:
 
 
 def merge_adapters(adapted: PeftModel) -> PreTrainedModel:
-    """Return the language model with the adapters added to its weights."""
-    merged: PreTrainedModel = adapted.merge_and_unload()
-    return merged
+    """Return the language model with the adapters added to its weights; weights of 4 bits are unpacked first.
+
+    Adding to packed weights would round away most of what was learnt.
+    """
+    import torch
+
+    if not getattr(adapted.base_model.model, "is_quantized", False):
+        merged: PreTrainedModel = adapted.merge_and_unload()
+        return merged
+    layers = adapted.base_model.model.named_modules()
+    deltas = {name: layer.get_delta_weight("default") for name, layer in layers if hasattr(layer, "get_delta_weight")}
+    model: PreTrainedModel = adapted.unload().dequantize()
+    with torch.no_grad():
+        for name, delta in deltas.items():
+            model.get_submodule(name).weight.add_(delta)
+    return model
