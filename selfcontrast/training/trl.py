@@ -45,7 +45,6 @@ def train_dpo_with_trl(
     Raises:
         InputError: groups differ in their number of negatives; a batch of pairs would weigh them differently.
     """
-    from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
     sizes = {len(g.responses) - 1 for g in groups}
@@ -66,7 +65,7 @@ def train_dpo_with_trl(
     longest = max(len(g.prompt_ids) + max(g.lengths) for g in groups)
 
     class TokenDPOTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
-        def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
     with tempfile.TemporaryDirectory() as folder:
@@ -77,15 +76,7 @@ def train_dpo_with_trl(
             max_length=None,
             precompute_ref_log_probs=True,
         )
-        trainer = TokenDPOTrainer(
-            model,
-            args=config,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
-            optimizers=_optimisers(model, schedule),
-        )
-        trainer.train()
-    return _history(trainer.state.log_history)
+        return _run(TokenDPOTrainer, config, model, tokenizer, rows, schedule)
 
 
 def train_sft_with_trl(
@@ -99,7 +90,6 @@ def train_sft_with_trl(
     tokens: int | None = None,
 ) -> History:
     """Train ``model`` in place by TRL's SFTTrainer on the responses alone; returns as ``train_dpo_with_trl``."""
-    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     schedule = make_schedule(training, n_steps)
@@ -118,14 +108,27 @@ def train_sft_with_trl(
             max_length=None,
             completion_only_loss=True,
         )
-        trainer = SFTTrainer(
-            model,
-            args=config,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
-            optimizers=_optimisers(model, schedule),
-        )
-        trainer.train()
+        return _run(SFTTrainer, config, model, tokenizer, rows, schedule)
+
+
+def _run(
+    trainer_class: Any,
+    config: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, Any]],
+    schedule: Schedule,
+) -> History:
+    from datasets import Dataset
+
+    trainer = trainer_class(
+        model,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        optimizers=_optimisers(model, schedule),
+    )
+    trainer.train()
     return _history(trainer.state.log_history)
 
 
