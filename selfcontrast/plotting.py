@@ -274,10 +274,16 @@ def _left_out(study: Study, selections: pd.DataFrame) -> str:
     """Return one sentence: how many prompts could not give enough negatives, for each n of the curve."""
     selection = study.figures.scaling.split("-")[1]
     rows = selections[selections["selection"] == selection]
-    counts = rows.groupby("n")[["too_few_candidates", "prompts"]].mean()
-    parts = [f"n={n}: {r.too_few_candidates:g}" for n, r in counts.iterrows()]
-    total = f"{counts['prompts'].iloc[0]:g} for each data set"
+    short = rows.groupby("n")["too_few_candidates"]
+    parts = [f"n={n}: {_range(values)}" for n, values in short]
+    total = f"{_range(rows['prompts'])} for each data set and seed"
     return f"Prompts left out for want of candidates, of {total}: {', '.join(parts)}. Bars and bands: 95 % intervals."
+
+
+def _range(values: pd.Series) -> str:
+    """Return whole numbers as one number, or from the lowest to the highest."""
+    low, high = int(values.min()), int(values.max())
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _legend_below(figure: Figure, axes: dict[tuple[str, str, str], Axes]) -> None:
