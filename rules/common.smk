@@ -10,6 +10,17 @@ from selfcontrast import config as study_config
 from selfcontrast import plugins, sweep
 from selfcontrast.errors import SelfContrastError
 
+# Modules that make the numbers of several rules: their inputs, so that an edit reruns those.
+LOGPROBS = ["selfcontrast/lm_head.py", "selfcontrast/logprobs.py"]
+SAMPLER = [*LOGPROBS, "selfcontrast/generation.py"]
+TRAINER = [
+    *LOGPROBS,
+    *(
+        f"selfcontrast/training/{module}.py"
+        for module in ("adapters", "engine", "loop", "sft", "state", "trl")
+    ),
+]
+
 FIGURES = ("scaling", "filters", "similarity", "length")
 
 

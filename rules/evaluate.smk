@@ -2,7 +2,7 @@ rule respond:
     input:
         unpack(policy_of),
         code="selfcontrast/steps/respond.py",
-        lib="selfcontrast/generation.py",
+        lib=SAMPLER,
         spec="<results>/evaluation/spec.json",
         policy_spec=policy_spec,
         prompts=rules.encode.output.manifest,

@@ -2,7 +2,7 @@ rule generate_shard:
     input:
         code="selfcontrast/steps/generate_shard.py",
         lib=pool_file,
-        sampler="selfcontrast/generation.py",
+        sampler=SAMPLER,
         spec="<results>/{dataset}/{model}/pools/{pool}/spec.json",
         prompts=rules.encode.output.manifest,
         policy=rules.sft.output.manifest,
@@ -93,7 +93,7 @@ rule score_pool:
 rule ref_logps:
     input:
         code="selfcontrast/steps/ref_logps.py",
-        lib=["selfcontrast/lm_head.py", "selfcontrast/logprobs.py"],
+        lib=LOGPROBS,
         spec="<results>/{dataset}/{model}/sft/spec.json",
         prompts=rules.encode.output.manifest,
         pool=rules.gather_pool.output.manifest,

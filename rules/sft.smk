@@ -2,9 +2,7 @@ rule pretrain:
     input:
         code="selfcontrast/steps/pretrain.py",
         lib=[
-            "selfcontrast/training/sft.py",
-            "selfcontrast/training/engine.py",
-            "selfcontrast/training/loop.py",
+            *TRAINER,
             "selfcontrast/world/language.py",
             "selfcontrast/world/dialogues.py",
             "selfcontrast/world/checkpoint.py",
@@ -34,13 +32,7 @@ rule pretrain:
 rule sft:
     input:
         code="selfcontrast/steps/sft.py",
-        lib=[
-            "selfcontrast/lm_head.py",
-            "selfcontrast/logprobs.py",
-            "selfcontrast/training/engine.py",
-            "selfcontrast/training/loop.py",
-            "selfcontrast/training/sft.py",
-        ],
+        lib=TRAINER,
         spec="<results>/{dataset}/{model}/sft/spec.json",
         prompts=rules.encode.output.manifest,
         base=base_manifest,

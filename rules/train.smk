@@ -2,12 +2,10 @@ rule train:
     input:
         code="selfcontrast/steps/train.py",
         lib=[
-            "selfcontrast/lm_head.py",
-            "selfcontrast/logprobs.py",
-            "selfcontrast/training/engine.py",
+            *TRAINER,
             "selfcontrast/training/groups.py",
-            "selfcontrast/training/loop.py",
             "selfcontrast/training/preference.py",
+            "selfcontrast/objectives/_average.py",
         ],
         objective=objective_file,
         spec="<results>/{dataset}/{model}/arms/{arm}/spec.json",

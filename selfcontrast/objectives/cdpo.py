@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from selfcontrast.schema import Strict
+from selfcontrast.objectives._params import WithLabelSmoothing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,13 +22,8 @@ if TYPE_CHECKING:
 NEEDS: frozenset[str] = frozenset()
 
 
-class Params(Strict):
+class Params(WithLabelSmoothing):
     """Parameters of the objective."""
-
-    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference; usual range 0.01 to 0.5")
-    label_smoothing: float = Field(
-        0.1, ge=0, lt=0.5, description="assumed share of pairs whose negative is the better response"
-    )
 
 
 def loss(batch: GroupBatch, params: Params) -> Tensor:

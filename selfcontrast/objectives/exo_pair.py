@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from selfcontrast.schema import Strict
+from selfcontrast.objectives._params import WithBeta
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 NEEDS: frozenset[str] = frozenset()
 
 
-class Params(Strict):
+class Params(WithBeta):
     """Parameters of the objective."""
 
-    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference; usual range 0.01 to 0.5")
     label_smoothing: float = Field(
         1e-3, gt=0, lt=0.5, description="probability that the labels leave to the negative of a pair"
     )

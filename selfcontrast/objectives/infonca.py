@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from selfcontrast.schema import Strict
+from selfcontrast.objectives._params import WithBeta
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 NEEDS: frozenset[str] = frozenset({"score"})
 
 
-class Params(Strict):
+class Params(WithBeta):
     """Parameters of the objective."""
 
-    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference; usual range 0.01 to 0.5")
     temperature: float = Field(gt=0, description="in units of the scores; the lower, the more the best score counts")
     chosen_score: float = Field(1.0, description="score of the chosen response; 1 for the target of a similarity")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from selfcontrast.schema import Strict
+from selfcontrast.objectives._params import WithBeta
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 NEEDS: frozenset[str] = frozenset({"shared"})
 
 
-class Params(Strict):
+class Params(WithBeta):
     """Parameters of the objective."""
 
-    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference; usual range 0.01 to 0.5")
     alpha: float = Field(ge=0, le=1, description="weight of the tokens beyond the length of the shorter response")
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from selfcontrast.schema import Strict
+from selfcontrast.objectives._params import WithBeta
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,10 +21,8 @@ if TYPE_CHECKING:
 NEEDS: frozenset[str] = frozenset()
 
 
-class Params(Strict):
+class Params(WithBeta):
     """Parameters of the objective."""
-
-    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference; usual range 0.01 to 0.5")
 
 
 def loss(batch: GroupBatch, params: Params) -> Tensor:

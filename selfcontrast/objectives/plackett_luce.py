@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from selfcontrast.errors import InputError
-from selfcontrast.schema import Strict
+from selfcontrast.objectives._params import WithBeta
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 NEEDS: frozenset[str] = frozenset()
 
 
-class Params(Strict):
+class Params(WithBeta):
     """Parameters of the objective."""
 
-    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference; usual range 0.01 to 0.5")
     order: Literal["given", "score"] = Field(
         "given",
         description="places of the negatives: as they stand in the group, or by falling score of the selection's scorer",
