@@ -14,7 +14,7 @@ TORCH := torch==2.13.0
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env tiny run show report publish check test lint types unit smoke bench-train bench-generate bench-similarity clean
+.PHONY: help env tiny run plan show report publish check test lint types unit smoke bench-train bench-generate bench-similarity clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ run: env ## run STUDY (a name under config/ or a path)
 	@python -m selfcontrast check $(STUDY)
 	@snakemake --cores $(CORES) --config study=$(STUDY) --quiet rules host reason 2>&1 | $(BIN)/python -m selfcontrast progress; exit $${PIPESTATUS[0]}
 	@python -m selfcontrast show $(STUDY)
+
+plan: env ## what STUDY will cost before it runs (MACHINE=h200|h100|a100|rtx4090|cpu)
+	@python -m selfcontrast plan $(STUDY) $(if $(MACHINE),--machine $(MACHINE))
 
 show: env ## print the main table of STUDY
 	@python -m selfcontrast show $(STUDY)

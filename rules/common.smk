@@ -1,9 +1,11 @@
 """The study, its arms and specs, and every helper of the rules; the rules themselves are in the other files."""
 
+import atexit
 import fcntl
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 from selfcontrast import config as study_config
@@ -260,7 +262,7 @@ def every_answer(wildcards):
     return [
         f"<results>/{dataset}/{model}/arms/{arm}/s{seed}/eval/{e.split}/scores/{e.judge}/manifest.json"
         for dataset, arms in ARMS.items()
-        for model in cfg.models
+        for model in sweep.models_of(cfg, dataset)
         for arm in arms
         for seed in cfg.seeds
     ]
@@ -271,7 +273,7 @@ def every_group(wildcards):
     return [
         f"<results>/{dataset}/{model}/groups/{arm.selection}/n{arm.n}/s{seed}/manifest.json"
         for dataset, arms in ARMS.items()
-        for model in cfg.models
+        for model in sweep.models_of(cfg, dataset)
         for arm in arms.values()
         if arm.is_trained
         for seed in cfg.seeds
@@ -286,14 +288,20 @@ def every_similarity(wildcards):
     return [
         f"<results>/{dataset}/{model}/pools/{shown.pool}/scores/{scorer}/manifest.json"
         for dataset in cfg.datasets
-        for model in cfg.models
+        for model in sweep.models_of(cfg, dataset)
         for scorer in dict.fromkeys((shown.scorer, cfg.evaluation.judge))
     ]
 
 
 def gpus(wildcards):
-    """Return the GPUs that a job with a model asks for."""
+    """Return the GPUs that a training asks for."""
     return cfg.models[wildcards.model].gpus
+
+
+def inference_gpus(wildcards):
+    """Return the GPUs that a job asks for that only reads a model."""
+    model = cfg.models[wildcards.model]
+    return model.inference_gpus if model.gpus else 0
 
 
 def launcher(wildcards):
@@ -323,6 +331,28 @@ def grow(mb):
         return mb * attempt
 
     return mem_mb
+
+
+# The plan, behind a dry run
+
+
+def print_plan():
+    """Print what the jobs of a dry run would cost; whether it is one is known only once Snakemake has its executor."""
+    if not workflow.dryrun or workflow.output_settings.quiet:
+        return
+    from selfcontrast.planning.report import describe_plan
+
+    dag = workflow.dag
+    jobs = Counter(job.rule.name for job in dag.jobs if dag.needrun(job))
+    try:
+        text = describe_plan(cfg, jobs=jobs) if jobs else ""
+    except SelfContrastError as error:
+        text = f"No plan: {error}"
+    print(text, file=sys.stderr)
+
+
+if workflow.is_main_process:
+    atexit.register(print_plan)
 
 
 # One run at a time

@@ -17,7 +17,7 @@ rule respond:
     conda:
         "../envs/vllm.yaml"
     resources:
-        gpu=gpus,
+        gpu=inference_gpus,
         mem_mb=grow(64_000),
         runtime=120,
     params:
@@ -49,7 +49,7 @@ rule score_answers:
     conda:
         "../envs/train.yaml"
     resources:
-        gpu=gpus,
+        gpu=inference_gpus,
         mem_mb=grow(32_000),
         runtime=60,
     params:

@@ -22,7 +22,7 @@ rule generate_shard:
     conda:
         "../envs/vllm.yaml"
     resources:
-        gpu=gpus,
+        gpu=inference_gpus,
         mem_mb=grow(64_000),
         runtime=240,
     params:
@@ -79,7 +79,7 @@ rule score_pool:
     conda:
         "../envs/train.yaml"
     resources:
-        gpu=gpus,
+        gpu=inference_gpus,
         mem_mb=grow(32_000),
         runtime=120,
     params:
@@ -94,7 +94,7 @@ rule ref_logps:
     input:
         code="selfcontrast/steps/ref_logps.py",
         lib=LOGPROBS,
-        spec="<results>/{dataset}/{model}/sft/spec.json",
+        spec="<results>/{dataset}/{model}/reference/spec.json",
         prompts=rules.encode.output.manifest,
         pool=rules.gather_pool.output.manifest,
         reference=rules.sft.output.manifest,
@@ -114,7 +114,7 @@ rule ref_logps:
     conda:
         "../envs/train.yaml"
     resources:
-        gpu=gpus,
+        gpu=inference_gpus,
         mem_mb=grow(64_000),
         runtime=120,
     params:
@@ -128,7 +128,7 @@ rule ref_logps:
 rule gather_logps:
     input:
         code="selfcontrast/steps/gather_logps.py",
-        spec="<results>/{dataset}/{model}/sft/spec.json",
+        spec="<results>/{dataset}/{model}/reference/spec.json",
         prompts=rules.encode.output.manifest,
         pool=rules.gather_pool.output.manifest,
         reference=rules.sft.output.manifest,

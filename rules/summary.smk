@@ -100,6 +100,12 @@ rule cost:
             category="Cost",
             labels={"what": "every stage"},
         ),
+        ledger=report(
+            "<results>/cost/ledger.tsv",
+            caption="../report/ledger.rst",
+            category="Cost",
+            labels={"what": "plan and fact"},
+        ),
         run="<results>/cost/run.json",
     log:
         "<logs>/cost/cost.log",

@@ -1,4 +1,4 @@
-"""Commands beside the workflow: ``python -m selfcontrast check | show | publish STUDY``, ``schema``, ``progress``."""
+"""Commands beside the workflow: ``python -m selfcontrast check | plan | show | publish STUDY``, ``schema``, ``progress``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 
 from selfcontrast.config import check_files, load_study
 from selfcontrast.errors import InputError, SelfContrastError
+from selfcontrast.planning.machines import MACHINES
+from selfcontrast.planning.report import describe_plan
 from selfcontrast.progress import follow
 from selfcontrast.schema import Study
-from selfcontrast.sweep import arms_of
+from selfcontrast.sweep import arms_of, models_of
 
 RESULTS = Path("results")
 
@@ -26,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=text)
         command.add_argument("study", help="name under config/, or path of a YAML file")
         command.set_defaults(work=lambda args, function=function: function(args.study))
+    command = commands.add_parser("plan", help="what a study will cost: jobs, tokens, hours, memory, disk")
+    command.add_argument("study", help="name under config/, or path of a YAML file")
+    command.add_argument("--machine", choices=sorted(MACHINES), help="device to price it for; a GPU or one CPU core")
+    command.set_defaults(work=lambda args: describe_plan(load_study(args.study), machine=args.machine))
     command = commands.add_parser("schema", help="print the JSON schema of study files, for editors")
     command.set_defaults(work=lambda args: schema())
     command = commands.add_parser("progress", help="turn snakemake's output on standard input into short lines")
@@ -48,7 +54,7 @@ def check(name: str) -> str:
     lines = [f"{study.name}: {study.description}"]
     for dataset in study.datasets:
         arms = arms_of(study, dataset)
-        trained = sum(a.is_trained for a in arms.values()) * len(study.seeds) * len(study.models)
+        trained = sum(a.is_trained for a in arms.values()) * len(study.seeds) * len(models_of(study, dataset))
         lines.append(f"  {dataset}: {len(arms)} arms, {len(study.seeds)} seeds, {trained} trainings")
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,16 @@ def load_model(
         return model  # quantised weights are on their device already
     gpu = int(os.environ.get("LOCAL_RANK", "0"))
     return model.to(f"cuda:{gpu}" if torch.cuda.is_available() else "cpu")
+
+
+def training_dtype(spec: Mapping[str, Any]) -> str:
+    """Return the type of the weights while they are trained, and of the frozen reference, given the spec of a training.
+
+    Under ``precision: bf16`` all weights are held in float32: a weight of bfloat16 changes by 0.4 % or not at all, which
+    swallows the steps of a small learning rate. Frozen weights under adapters stay as they are.
+    """
+    training = spec["training"]
+    return "float32" if training["precision"] == "bf16" and not training["lora"] else str(spec["dtype"])
 
 
 def _nf4(dtype: torch.dtype) -> Any:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from selfcontrast import __version__, artifacts
+from selfcontrast.energy import read_joules
 from selfcontrast.errors import SelfContrastError, StepError
 
 log = logging.getLogger("selfcontrast")
@@ -97,7 +98,7 @@ def run_step(args: argparse.Namespace, work: Callable[[argparse.Namespace, Step]
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     _limit_threads(args.threads)
     _end_with_parent()
-    started, cpu = time.time(), time.process_time()
+    started, cpu, joules = time.time(), time.process_time(), read_joules()
     try:
         spec = artifacts.read_json(args.spec)
         step = Step(spec, args.out)
@@ -116,7 +117,7 @@ def run_step(args: argparse.Namespace, work: Callable[[argparse.Namespace, Step]
             "cpu_s": round(time.process_time() - cpu, 2),
             "peak_rss_mb": _peak_mb(),
         }
-        artifacts.write_json(step.folder / "run.json", {**run, **_where(), **step.cost})
+        artifacts.write_json(step.folder / "run.json", {**run, **_where(), **_gpu_cost(seconds, joules), **step.cost})
         manifest = {
             "step": name,
             "spec_sha256": _digest(spec),
@@ -193,6 +194,14 @@ def _where() -> dict[str, Any]:
         if package.replace("-", "_") in sys.modules:
             versions[package] = metadata.version(package)
     return {"versions": versions, "python": platform.python_version(), "machine": platform.machine(), "gpu": _gpu()}
+
+
+def _gpu_cost(seconds: float, joules: float | None) -> dict[str, float]:
+    """Return GPU-seconds and, where it is counted, the energy of the visible GPUs since ``joules`` was read."""
+    torch = sys.modules.get("torch")
+    cost = {"gpu_s": round(seconds * torch.cuda.device_count(), 2)} if torch is not None and _gpu() else {}
+    after = read_joules() if cost and joules is not None else None
+    return cost if after is None or joules is None else {**cost, "gpu_joules": round(after - joules, 1)}
 
 
 def _gpu() -> str | None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from selfcontrast import plugins
 from selfcontrast.errors import ConfigError, first_problem
-from selfcontrast.schema import WORLD_LAYOUTS, Study
+from selfcontrast.schema import WORLD_LAYOUTS, Optimisation, Study
 
 STUDY_FOLDER = Path(__file__).resolve().parent.parent / "config"
 
@@ -142,8 +142,9 @@ def _dangling(study: Study) -> Iterator[str]:
         trainers = {t.trainer for t in (method.training, study.training, *(s.training for s in method.sweeps)) if t}
         if method.train and "trl" in trainers and (method.objective.kind != "dpo" or method.sft_weight):
             yield f"methods.{key} trains with TRL (`trainer: trl`), which here knows the objective `dpo` alone"
+    yield from _wrong_precision(study)
     for key, model in study.models.items():
-        trainers = {model.sft.trainer, study.training.trainer}
+        trainers = {t.trainer for t in (model.sft, study.training) if t}
         if "trl" in trainers and model.gpus > 1 and model.execution.strategy != "ddp":
             yield f"models.{key}: `trainer: trl` runs on one GPU or with `strategy: ddp`, not {model.execution.strategy}"
     if study.evaluation.judge not in study.scorers:
@@ -152,10 +153,42 @@ def _dangling(study: Study) -> Iterator[str]:
     if shown is not None and (shown.pool not in study.pools or shown.scorer not in study.scorers):
         yield f"figures.similarity names a pool or scorer that is not there: {shown.pool}, {shown.scorer}"
     for name, dataset in study.datasets.items():
+        for model_id in dataset.models or ():
+            if model_id not in study.models:
+                yield f"datasets.{name}.models names `{model_id}`, which is not under `models`: {', '.join(study.models)}"
         if dataset.splits.validation == 0 and study.evaluation.split == "validation":
             yield f"evaluation.split is `validation`, but datasets.{name}.splits.validation is 0"
     if not any(study.figures.ablation_n in sweep.n for method in study.methods.values() for sweep in method.sweeps):
         yield f"figures.ablation_n is {study.figures.ablation_n}, which no method sweeps"
+
+
+def _wrong_precision(study: Study) -> Iterator[str]:
+    """Yield every training whose steps would be rounded away, or that runs otherwise than its reference."""
+    for where, training in _trainings(study):
+        if (training.precision, training.lora is None) != (study.training.precision, study.training.lora is None):
+            yield (
+                f"{where} differs from `training` in `precision` or in the use of `lora`: the reference's "
+                "log-probabilities are computed once, as `training` says; make them equal"
+            )
+    for key, model in study.models.items():
+        own = [(f"models.{key}.sft", model.sft)] if model.sft else []
+        for where, training in own + _trainings(study):
+            if model.dtype != "float32" and training.precision == "weights" and training.lora is None:
+                yield (
+                    f"{where} would train weights of {model.dtype}, which round small steps away; set `precision: bf16`, "
+                    "which holds float32 weights while training"
+                )
+
+
+def _trainings(study: Study) -> list[tuple[str, Optimisation]]:
+    """Return every preference training that the study describes, with the path of its key."""
+    found = [("training", study.training)]
+    for key, method in study.methods.items():
+        found += [(f"methods.{key}.training", method.training)] if method.training else []
+        found += [
+            (f"methods.{key}.sweeps[{i}].training", s.training) for i, s in enumerate(method.sweeps) if s.training
+        ]
+    return found
 
 
 def _impossible_n(study: Study) -> Iterator[str]:

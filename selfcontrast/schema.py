@@ -85,6 +85,13 @@ class Splits(Strict):
         return self
 
 
+class ExpectedLengths(Strict):
+    """Mean tokens of a data set as one expects them: for the plan alone, until they are measured."""
+
+    prompt: float = Field(gt=0, description="tokens of a prompt")
+    response: float = Field(gt=0, description="tokens of a response")
+
+
 class Dataset(Strict):
     """A data set: an adaptor and where its records come from."""
 
@@ -100,6 +107,13 @@ class Dataset(Strict):
     long_prompts: Literal["error", "drop"] = Field(
         "error",
         description="the same for a prompt that, with one of its answers, does not fit into the model's context",
+    )
+
+    models: tuple[Id, ...] | None = Field(
+        None, description="ids under `models` that it is run with; all of them where it says nothing"
+    )
+    lengths: ExpectedLengths | None = Field(
+        None, description="expected mean lengths, with which the plan reckons until the data set has been encoded"
     )
 
     @model_validator(mode="after")
@@ -133,7 +147,9 @@ class Optimisation(Strict):
         None, description="end with the moving average of the weights with this decay"
     )
     precision: Literal["weights", "bf16"] = Field(
-        "weights", description="compute in the type of the weights, or in bfloat16 beside weights of float32"
+        "weights",
+        description="train in the type of the model (`dtype`), or compute in bfloat16 and hold float32 weights, which end "
+        "in that type",
     )
     lora: Lora | None = Field(None, description="train adapters instead of all weights")
     trainer: Literal["groups", "trl"] = Field(
@@ -193,15 +209,20 @@ class Model(Strict):
         "tokenizer", description="chat template: `tokenizer` (its own) or `dialogue` (Human/Assistant turns)"
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="type of the weights while computing"
+        "float32", description="type in which weights are stored, sampled and evaluated"
     )
     max_length: Count = Field(description="longest prompt plus response, in tokens")
     trust_remote_code: bool = Field(False, description="allow the checkpoint to bring code of its own")
     gpus: Annotated[int, Field(ge=0)] = Field(
-        1, description="GPUs that each job with this model asks for; 0 for models that a CPU core can run"
+        1, description="GPUs that a training asks for; 0 for models that a CPU core can run"
+    )
+    inference_gpus: Count = Field(
+        1, description="GPUs that a job asks for that samples or scores with this model; none where `gpus` is 0"
     )
     execution: Execution = Field(Execution.model_validate({}), description="how training fits the machine")
-    sft: Optimisation = Field(description="supervised fine-tuning on the targets of the split `sft`")
+    sft: Optimisation | None = Field(
+        description="supervised fine-tuning on the targets of the split `sft`; null for a checkpoint that has had it"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Model:

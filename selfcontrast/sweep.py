@@ -99,6 +99,12 @@ def arms_of(study: Study, dataset: str) -> dict[str, Arm]:
     }
 
 
+def models_of(study: Study, dataset: str) -> tuple[str, ...]:
+    """Return the ids of the models that a data set is run with."""
+    chosen = study.datasets[dataset].models
+    return tuple(study.models) if chosen is None else chosen
+
+
 def pool_of(study: Study, selection: str) -> str:
     """Return the id of the pool from which a selection chooses."""
     return str(study.selections[selection].params["pool"])
@@ -145,7 +151,7 @@ def expand_specs(study: Study) -> dict[str, Spec]:
             seed = derive_seed(study.seed, "world", name)
             specs[f"{name}/world"] = {"layout": dataset.adaptor, "dialogues": dataset.world.dialogues, "seed": seed}
         specs[f"{name}/prompts"] = {"adaptor": dataset.adaptor, "bad_records": dataset.bad_records}
-        for model in study.models:
+        for model in models_of(study, name):
             specs |= {f"{name}/{model}/{key}": spec for key, spec in _model_specs(study, name, model)}
     return specs
 
@@ -173,11 +179,13 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
             {
                 **loading,
                 "base": m.path,
-                "training": m.sft.model_dump(),
-                "n_steps": max(1, round(m.sft.epochs * data.splits.sft / m.sft.batch)),
+                "training": m.sft and m.sft.model_dump(),
+                "n_steps": max(1, round(m.sft.epochs * data.splits.sft / m.sft.batch)) if m.sft else 0,
                 "seed": derive_seed(study.seed, "sft", dataset, model),
             },
         ),
+        # The reference computes as the policy does in training, whose precision is that of the whole study.
+        ("reference", {**loading, "training": study.training.model_dump(include={"precision", "lora"})}),
     ]
     for pool, plugin in study.pools.items():
         # The number of shards is no part of it: the pool is the same for any.

@@ -19,7 +19,7 @@ from selfcontrast.records import TARGET
 from selfcontrast.schema import Study
 from selfcontrast.seeds import derive_seed
 from selfcontrast.stats import Resamples, compare, estimate, holm
-from selfcontrast.sweep import Arm, arms_of, baseline_id
+from selfcontrast.sweep import Arm, arms_of, baseline_id, models_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,7 +106,7 @@ def read_cells(study: Study, root: Path, arms: dict[str, list[str]]) -> list[Cel
     return [
         Cell(study, Layout(root, d, m), {i: arms_of(study, d)[i] for i in arms[d]})
         for d in study.datasets
-        for m in study.models
+        for m in models_of(study, d)
     ]
 
 

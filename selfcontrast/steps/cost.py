@@ -1,16 +1,20 @@
-"""Add up what every stage of a finished study cost.
+"""Add up what every stage of a finished study cost, and compare it with the plan.
 
-In: run.json of every step. Out: cost.tsv. Unlike every other table it differs from run to run, and nothing depends on it.
+In: run.json of every step. Out: cost.tsv, ledger.tsv. Unlike every other table they differ from run to run, and nothing
+depends on them.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from selfcontrast import artifacts, cli
+from selfcontrast.planning.report import ledger
+from selfcontrast.schema import Study
 
 TOKENS = ("sampled_tokens", "scored_tokens", "trained_tokens")
 
@@ -21,20 +25,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
-    """Write the table."""
+    """Write the tables."""
+    results = step.folder.parent
     runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for path in sorted(step.folder.parent.rglob("run.json")):
+    for path in sorted(results.rglob("run.json")):
         run = artifacts.read_json(path)
         if run["step"] != "cost":
             runs[run["step"]].append(run)
-    lines = ["\t".join(["stage", "jobs", "wall_s", "cpu_s", "peak_rss_mb", *TOKENS])]
-    for stage, rows in sorted(runs.items(), key=lambda item: -sum(r["wall_s"] for r in item[1])):
-        sums = [f"{sum(r[key] for r in rows):.1f}" for key in ("wall_s", "cpu_s")]
-        tokens = [str(sum(r.get(key, 0) for r in rows)) for key in TOKENS]
-        lines.append("\t".join([stage, str(len(rows)), *sums, str(max(r["peak_rss_mb"] for r in rows)), *tokens]))
-    with artifacts.atomic(step.folder / "cost.tsv") as partial:
+    rows = sorted((_sum(stage, jobs) for stage, jobs in runs.items()), key=lambda r: -r["wall_s"])
+    _write(step, "cost.tsv", rows)
+    sums = {
+        r["stage"]: {
+            "jobs": r["jobs"],
+            "wall_s": r["wall_s"],
+            "tokens": sum(r[key] for key in TOKENS),
+            "gpu": next((run["gpu"] for run in runs[r["stage"]] if run["gpu"]), None),
+        }
+        for r in rows
+    }
+    _write(step, "ledger.tsv", ledger(Study.model_validate(step.spec["study"]), sums, results=results))
+
+
+def _sum(stage: str, jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "jobs": len(jobs),
+        "wall_s": round(sum(j["wall_s"] for j in jobs), 1),
+        "cpu_s": round(sum(j["cpu_s"] for j in jobs), 1),
+        "gpu_s": round(sum(j.get("gpu_s", 0.0) for j in jobs), 1),
+        "gpu_kj": round(sum(j.get("gpu_joules", 0.0) for j in jobs) / 1000, 1),
+        "peak_rss_mb": max(j["peak_rss_mb"] for j in jobs),
+        "peak_gpu_mb": max(j.get("peak_gpu_mb", 0) for j in jobs),
+        **{key: sum(j.get(key, 0) for j in jobs) for key in TOKENS},
+    }
+
+
+def _write(step: cli.Step, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    lines = ["\t".join(rows[0]) if rows else ""] + ["\t".join(map(str, row.values())) for row in rows]
+    with artifacts.atomic(step.folder / Path(name)) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    step.add_output("cost.tsv")
+    step.add_output(name)
 
 
 if __name__ == "__main__":

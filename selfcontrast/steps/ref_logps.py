@@ -35,7 +35,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the log-probabilities."""
     import torch
 
-    from selfcontrast.checkpoints import load_model
+    from selfcontrast.checkpoints import load_model, training_dtype
     from selfcontrast.lm_head import check_head
     from selfcontrast.logprobs import supported_sharing, token_logps
 
@@ -50,7 +50,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     for prompt_id, response_id, ids in zip(pool["prompt_id"], pool["response_id"], pool["response_ids"], strict=True):
         responses[prompt_id].append((response_id, ids))
     folder = step.open(args.reference).path("model")
-    model = load_model(folder, dtype=step.spec["dtype"], trust_remote_code=step.spec["trust_remote_code"])
+    model = load_model(folder, dtype=training_dtype(step.spec), trust_remote_code=step.spec["trust_remote_code"])
+    half = step.spec["training"]["precision"] == "bf16"
     check_head(model)
     rows = zip(split["prompt_id"], split["prompt_ids"], strict=True)
     longest = max(len(p) + max(len(ids) for _, ids in responses[i]) for i, p in rows)
@@ -60,7 +61,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     batches = _batches(split["prompt_id"], split["prompt_ids"], responses)
     shard, shards = (int(x) for x in args.shard.split("-of-"))
     mine = batches[(shard - 1) * len(batches) // shards : shard * len(batches) // shards]
-    with torch.no_grad():
+    # As the policy runs in training, so that at its first step the two are the same function.
+    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=half):
         for batch in mine:
             texts = [[ids for _, ids in responses[i]] for i, _ in batch]
             found = token_logps(model, [p for _, p in batch], texts, sharing=sharing)

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfcontrast import cli
+from selfcontrast import artifacts, cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +27,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     from selfcontrast.training.sft import Example, train_sft
 
     spec = step.spec
+    if spec["training"] is None:
+        _adopt(args, step)
+        return
     table = step.open(args.prompts).table("sft.parquet", ["prompt_ids", "target_ids"])
     examples = [Example(p, [t]) for p, t in zip(table["prompt_ids"], table["target_ids"], strict=True)]
     job = Job.start(args.base, args, step)
@@ -49,6 +52,20 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     }
     per_epoch = sum(e.n_tokens for e in examples)
     step.cost |= {"trained_tokens": round(per_epoch * len(history) * spec["training"]["batch"] / len(examples))}
+
+
+def _adopt(args: argparse.Namespace, step: cli.Step) -> None:
+    """Write the base model as the SFT model: it has been fine-tuned elsewhere."""
+    from selfcontrast.checkpoints import load_model, load_tokenizer, save_checkpoint
+
+    code = step.spec["trust_remote_code"]
+    step.open(args.prompts)
+    model = load_model(args.base, dtype=step.spec["dtype"], trust_remote_code=code)
+    save_checkpoint(step.folder / "model", model, load_tokenizer(args.base, trust_remote_code=code))
+    step.add_output("model")
+    artifacts.write_jsonl(step.folder / "history.jsonl", [])
+    step.add_output("history.jsonl")
+    step.report = {"examples": 0, "steps": 0}
 
 
 if __name__ == "__main__":

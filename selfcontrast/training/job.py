@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfcontrast import artifacts, cli
-from selfcontrast.checkpoints import load_model, load_tokenizer, save_checkpoint
+from selfcontrast.checkpoints import load_model, load_tokenizer, save_checkpoint, training_dtype
 from selfcontrast.lm_head import check_head
 from selfcontrast.logprobs import Sharing, supported_sharing
 from selfcontrast.training.adapters import add_adapters, merge_adapters
@@ -57,7 +57,8 @@ class Job:
         torch.set_num_threads(args.threads)
         code, lora = step.spec["trust_remote_code"], step.spec["training"]["lora"]
         quantise = lora["quantise"] if lora else "none"
-        model = load_model(checkpoint, dtype=step.spec["dtype"], trust_remote_code=code, quantise=quantise)
+        dtype = training_dtype(step.spec)
+        model = load_model(checkpoint, dtype=dtype, trust_remote_code=code, quantise=quantise)
         check_head(model)
         adapted = add_adapters(model, lora) if lora else None
         return cls(step, model, load_tokenizer(checkpoint, trust_remote_code=code), args, adapted)
@@ -97,8 +98,10 @@ class Job:
         return supported_sharing(self.model, self.args.sharing, longest_row=longest_row)
 
     def finish(self, history: list[dict[str, float]]) -> None:
-        """Write model/ and history.jsonl, note what the training cost, and drop the stored state."""
+        """Write model/ in the model's type and history.jsonl, note what the training cost, and drop the stored state."""
         import torch
+
+        dtype = getattr(torch, self.step.spec["dtype"])
 
         self.step.cost |= {"training_s": round(time.monotonic() - self.started, 2)}
         if torch.cuda.is_available():
@@ -109,6 +112,7 @@ class Job:
         if cli.is_first_process():
             artifacts.write_jsonl(self.step.folder / "history.jsonl", history)
             self.step.add_output("history.jsonl")
-            save_checkpoint(self.step.folder / "model", model, self.tokenizer, state=state)
+            state = {k: v.to(dtype) for k, v in state.items()} if state else None
+            save_checkpoint(self.step.folder / "model", model.to(dtype), self.tokenizer, state=state)
             self.step.add_output("model")
             shutil.rmtree(self._state_folder, ignore_errors=True)

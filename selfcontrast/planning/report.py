@@ -1,0 +1,155 @@
+"""The plan as text, and the ledger that compares it with what a run did cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from selfcontrast.errors import ConfigError
+from selfcontrast.planning.machines import MACHINES, Machine
+from selfcontrast.planning.stages import Stage, lengths_of, plan_study
+from selfcontrast.schema import Study
+from selfcontrast.sweep import models_of
+
+STEP_OF = {"score_pool": "score", "score_answers": "score"}
+"""Step of a rule, where it has another name."""
+
+
+def default_machine(study: Study) -> str:
+    """Return the machine that a study is priced for unless one is named: a CPU core if no model asks for a GPU."""
+    return "h100" if any(m.gpus for m in study.models.values()) else "cpu"
+
+
+def describe_plan(
+    study: Study, *, machine: str | None = None, jobs: Mapping[str, int] | None = None, results: Path | None = None
+) -> str:
+    """Return the plan of a study as a table.
+
+    Args:
+        machine: name in ``MACHINES``; by default that of ``default_machine``.
+        jobs: jobs that are left to do, by rule: the plan is cut down to them.
+        results: folder of the study's results.
+
+    Raises:
+        ConfigError: unknown machine, or a model of unknown size.
+    """
+    name = machine or default_machine(study)
+    if name not in MACHINES:
+        raise ConfigError(f"unknown machine `{name}`", remedy=f"machines: {', '.join(MACHINES)}")
+    chosen, folder = MACHINES[name], results or Path("results", study.name)
+    stages = plan_study(study, chosen, results=folder)
+    if jobs is not None:
+        stages = [_cut(s, jobs[s.rule]) for s in stages if jobs.get(s.rule)]
+    unit = "GPU-hours" if any(s.devices for s in stages) else "core-hours"
+    rows = [["stage", "jobs", "answers", "M tokens", unit, "longest job", "GiB a device", "GB on disk"]]
+    rows += [_row(s) for s in stages]
+    total = Stage("total", 0)
+    for stage in stages:
+        total = total.join(stage)
+    hours = sum(s.hours for s in stages if s.devices or unit == "core-hours")
+    rows.append(["total", str(total.jobs), "", "", f"{hours:,.2f}", "", "", _number(total.disk / 1e9)])
+    lines = [f"Plan of `{study.name}` for {chosen.name}", "", *_columns(rows), ""]
+    lines += _notes(study, stages, chosen, folder)
+    return "\n".join(lines)
+
+
+def _cut(stage: Stage, jobs: int) -> Stage:
+    share = min(1.0, jobs / stage.jobs)
+    return replace(
+        stage,
+        jobs=jobs,
+        answers=stage.answers * share,
+        tokens=stage.tokens * share,
+        seconds=stage.seconds * share,
+        disk=stage.disk * share,
+    )
+
+
+def _row(s: Stage) -> list[str]:
+    longest = f"{s.longest / 3600:,.1f} h" if s.longest >= 3600 else f"{s.longest:,.0f} s"
+    memory = _number(s.memory / 2**30)
+    return [
+        s.rule,
+        str(s.jobs),
+        f"{s.answers:,.0f}" if s.answers else "",
+        _number(s.tokens / 1e6),
+        f"{s.hours:,.2f}",
+        longest,
+        memory,
+        _number(s.disk / 1e9),
+    ]
+
+
+def _number(value: float) -> str:
+    return "" if value == 0 else f"{value:,.1f}" if value >= 1 else f"{value:.3f}"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]
+    return [lines[0], "  ".join("-" * w for w in widths), *lines[1:]]
+
+
+def _notes(study: Study, stages: Iterable[Stage], machine: Machine, results: Path) -> list[str]:
+    notes = []
+    for dataset in study.datasets:
+        for model in models_of(study, dataset):
+            found = lengths_of(study, dataset, model, results=results)
+            said = {"measured": "measured", "study": "as the study expects", "assumed": "assumed from max_length"}
+            notes.append(
+                f"{dataset}, {model}: {found.prompt:.0f} tokens a prompt, {found.response:.0f} a response "
+                f"({said[found.source]})"
+            )
+    too_large = [s for s in stages if s.memory > machine.memory and s.devices]
+    notes += [
+        f"DOES NOT FIT: {s.rule} needs about {s.memory / 2**30:.0f} GiB on each device, which has "
+        f"{machine.memory / 2**30:.0f}; see models.<id>.execution and gpus"
+        for s in too_large
+    ]
+    if not study.keep_policies:
+        notes.append("Weights of arms are removed after their evaluation; keep_policies keeps them.")
+    notes.append(f"Constants: {machine.source}.")
+    return notes
+
+
+def ledger(study: Study, runs: Mapping[str, Mapping[str, Any]], *, results: Path) -> list[dict[str, Any]]:
+    """Return one row for each step with a model or data: what was planned and what it took.
+
+    Args:
+        runs: sums over the jobs of each step: ``jobs``, ``wall_s``, ``tokens``, and the name of its ``gpu`` or None.
+        results: folder of the study, whose measured lengths the plan uses.
+    """
+    gpu = next((run["gpu"] for run in runs.values() if run["gpu"]), None)
+    machine = MACHINES[machine_of(gpu)]
+    planned: dict[str, Stage] = {}
+    for stage in plan_study(study, machine, results=results):
+        step = STEP_OF.get(stage.rule, stage.rule)
+        planned[step] = planned[step].join(stage) if step in planned else stage
+    return [
+        {
+            "stage": step,
+            "planned_for": machine.name,
+            "planned_jobs": planned[step].jobs,
+            "jobs": run["jobs"],
+            "planned_tokens": round(planned[step].tokens),
+            "tokens": run["tokens"],
+            "planned_s": round(planned[step].seconds, 1),
+            "wall_s": round(run["wall_s"], 1),
+            "fact_over_plan": round(run["wall_s"] / planned[step].seconds, 2),
+        }
+        for step, run in runs.items()
+        if step in planned
+    ]
+
+
+def machine_of(gpu: str | None) -> str:
+    """Return the machine whose constants fit a GPU's name; a CPU core for None, an H100 for a GPU that is not known."""
+    if gpu is None:
+        return "cpu"
+    known = {"H200": "h200", "H100": "h100", "A100": "a100", "4090": "rtx4090"}
+    return next((machine for part, machine in known.items() if part in gpu), "h100")

@@ -1,0 +1,321 @@
+"""From a study to the stages of its plan: jobs, answers, tokens, time, memory and disk of each rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from selfcontrast import artifacts
+from selfcontrast.planning.costs import (
+    BYTES,
+    POOL_BYTES,
+    Lengths,
+    forward,
+    group_tokens,
+    sampling_seconds,
+    training_memory,
+    training_operations,
+)
+from selfcontrast.planning.machines import Machine
+from selfcontrast.planning.shapes import Shape, named_shape, shape_of
+from selfcontrast.schema import Model, Plugin, Study
+from selfcontrast.sweep import arms_of, count_steps, models_of, pool_of, training_of
+
+EMBEDDER_CONTEXT = 512
+"""Tokens of a text that embedding models read."""
+
+PRETRAIN_THREADS = 2
+"""Cores of the rule pretrain, the only one with more than one."""
+
+ROW_S = 5e-6
+"""Seconds for each row of a table that a step without a model reads or writes."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one rule costs, over all its jobs.
+
+    Attributes:
+        rule: name of the rule.
+        jobs: number of jobs.
+        devices: GPUs of each job; 0 for one CPU core.
+        answers: responses that it makes or reads.
+        tokens: tokens that a model runs.
+        seconds: wall time of all jobs one after the other.
+        longest: wall time of the longest job.
+        memory: bytes of each device, at most; 0 without a model.
+        disk: bytes that stay on disk.
+    """
+
+    rule: str
+    jobs: int
+    devices: int = 0
+    answers: float = 0
+    tokens: float = 0
+    seconds: float = 0
+    longest: float = 0
+    memory: float = 0
+    disk: float = 0
+
+    @property
+    def hours(self) -> float:
+        """Return GPU-hours; core-hours of a stage without a GPU."""
+        return self.seconds * max(1, self.devices) / 3600
+
+    def join(self, other: Stage) -> Stage:
+        """Return both together."""
+        return replace(
+            self,
+            jobs=self.jobs + other.jobs,
+            devices=max(self.devices, other.devices),
+            answers=self.answers + other.answers,
+            tokens=self.tokens + other.tokens,
+            seconds=self.seconds + other.seconds,
+            longest=max(self.longest, other.longest),
+            memory=max(self.memory, other.memory),
+            disk=self.disk + other.disk,
+        )
+
+
+def plan_study(study: Study, machine: Machine, *, results: Path) -> list[Stage]:
+    """Return the stages of a study in the order in which they run.
+
+    Args:
+        results: folder of the study; lengths that its steps have measured stand in for expected ones.
+
+    Raises:
+        ConfigError: the size of a model is not known.
+    """
+    joined: dict[str, Stage] = {}
+    for stage in _all_stages(study, machine, results):
+        joined[stage.rule] = joined[stage.rule].join(stage) if stage.rule in joined else stage
+    return list(joined.values())
+
+
+def lengths_of(study: Study, dataset: str, model: str, *, results: Path) -> Lengths:
+    """Return the mean lengths of a data set's prompts and responses under a model's tokenizer."""
+    report = _report(results / dataset / model / "prompts" / "manifest.json")
+    if "mean_prompt_tokens" in report:
+        return Lengths(report["mean_prompt_tokens"], report["mean_target_tokens"], "measured")
+    expected = study.datasets[dataset].lengths
+    if expected is not None:
+        return Lengths(expected.prompt, expected.response, "study")
+    most = study.models[model].max_length
+    return Lengths(most / 4, min(most / 4, study.evaluation.max_new_tokens), "assumed")
+
+
+def _report(manifest: Path) -> dict[str, Any]:
+    return dict(artifacts.read_json(manifest).get("report", {})) if manifest.is_file() else {}
+
+
+def _all_stages(study: Study, machine: Machine, results: Path) -> Iterator[Stage]:
+    for data in study.datasets.values():
+        rows = data.splits.sft + data.splits.validation + data.splits.test
+        if data.world is not None:
+            yield _small("world", machine, rows)
+        yield _small("prompts", machine, rows)
+    for name, model in study.models.items():
+        if model.scratch is not None:
+            yield _pretraining(model, machine)
+        for dataset in study.datasets:
+            if name not in models_of(study, dataset):
+                continue
+            planner = _Planner(study, machine, dataset, name, lengths_of(study, dataset, name, results=results))
+            yield from planner.stages()
+    for rule in ("tables", "cost"):
+        yield _small(rule, machine, 0)
+
+
+def _small(rule: str, machine: Machine, rows: float, *, jobs: int = 1, disk: float = 0) -> Stage:
+    seconds = machine.step_s + rows * ROW_S
+    return Stage(rule, jobs, answers=0, seconds=jobs * seconds, longest=seconds, disk=disk)
+
+
+def _pretraining(model: Model, machine: Machine) -> Stage:
+    assert model.scratch is not None
+    scratch, shape = model.scratch, shape_of(model)
+    lengths = Lengths(33, 16, "assumed")
+    tokens = scratch.prompts * scratch.training.epochs * (lengths.prompt + scratch.answers * lengths.response)
+    worked = _training_seconds(shape, model, machine, tokens, tokens, lengths, scratch.training)
+    seconds = machine.start_s + (worked if model.gpus else worked / PRETRAIN_THREADS)
+    return Stage("pretrain", 1, model.gpus, tokens=tokens, seconds=seconds, longest=seconds)
+
+
+def _training_seconds(
+    shape: Shape, model: Model, machine: Machine, tokens: float, head: float, lengths: Lengths, training: Any
+) -> float:
+    operations = training_operations(
+        shape,
+        tokens=tokens,
+        head_tokens=head,
+        context=(lengths.prompt + lengths.response) / 2,
+        training=training,
+        execution=model.execution,
+    )
+    return operations / (machine.flops * machine.train_share * max(1, model.gpus))
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """The stages of one data set with one model."""
+
+    study: Study
+    machine: Machine
+    dataset: str
+    name: str
+    lengths: Lengths
+
+    @property
+    def model(self) -> Model:
+        return self.study.models[self.name]
+
+    @property
+    def shape(self) -> Shape:
+        return shape_of(self.model)
+
+    @property
+    def n_pool(self) -> int:
+        return self.study.datasets[self.dataset].splits.pool
+
+    @property
+    def readers(self) -> int:
+        """Return the GPUs of a job that only reads the model."""
+        return self.model.inference_gpus if self.model.gpus else 0
+
+    @property
+    def stored_weights(self) -> float:
+        return float(self.shape.weights * BYTES[self.model.dtype])
+
+    def stages(self) -> Iterator[Stage]:
+        """Yield the stages in the order of the workflow."""
+        splits = self.study.datasets[self.dataset].splits
+        yield _small("encode", self.machine, splits.sft + splits.validation + splits.test)
+        yield self._sft()
+        arms = arms_of(self.study, self.dataset)
+        trained = [a for a in arms.values() if a.is_trained]
+        for pool in dict.fromkeys(pool_of(self.study, a.selection) for a in trained):
+            yield from self._pool(pool)
+        scored = {
+            (pool_of(self.study, a.selection), s)
+            for a in trained
+            if (s := self.study.selections[a.selection].params.get("scorer"))
+        }
+        for pool, scorer in sorted(scored):
+            yield self._scores("score_pool", self.study.scorers[scorer], self.n_pool * (1 + self._n_responses(pool)))
+        for arm in trained:
+            answers = self.n_pool * self._n_responses(pool_of(self.study, arm.selection))
+            yield _small("select_groups", self.machine, answers, jobs=len(self.study.seeds))
+            yield self._train(arm)
+        yield self._respond(len(arms))
+        e = self.study.evaluation
+        held_out = getattr(splits, e.split) * (e.samples + 1)
+        judged = self._scores("score_answers", self.study.scorers[e.judge], held_out)
+        jobs = len(arms) * len(self.study.seeds)
+        yield replace(
+            judged, jobs=jobs, answers=judged.answers * jobs, tokens=judged.tokens * jobs, seconds=judged.seconds * jobs
+        )
+
+    def _n_responses(self, pool: str) -> int:
+        return int(self.study.pools[pool].params.get("n_responses", 1))
+
+    def _sft(self) -> Stage:
+        sft = self.model.sft
+        if sft is None:
+            return Stage("sft", 1, self.model.gpus, seconds=self.machine.start_s, longest=self.machine.start_s)
+        rows = max(1, round(sft.epochs * self.study.datasets[self.dataset].splits.sft / sft.batch)) * sft.batch
+        tokens, head = rows * (self.lengths.prompt + self.lengths.response), rows * self.lengths.response
+        seconds = self.machine.start_s + _training_seconds(
+            self.shape, self.model, self.machine, tokens, head, self.lengths, sft
+        )
+        memory = training_memory(self.shape, self.model, sft, tokens=self._together(tokens / rows * sft.batch))
+        return Stage("sft", 1, self.model.gpus, rows, tokens, seconds, seconds, memory=memory, disk=self.stored_weights)
+
+    def _together(self, batch_tokens: float) -> float:
+        """Return the tokens that one device runs together."""
+        share = batch_tokens / max(1, self.model.gpus)
+        return min(share, self.model.execution.tokens or share)
+
+    def _pool(self, pool: str) -> Iterator[Stage]:
+        plugin, n = self.study.pools[pool], self._n_responses(pool)
+        answers, shards = self.n_pool * n, int(plugin.params.get("shards", 1))
+        tokens, devices = answers * self.lengths.response, self.readers
+        number = BYTES[self.model.dtype]
+        sampled, memory = 0.0, 0.0
+        if plugin.kind != "annotated":
+            sampled, memory = sampling_seconds(
+                self.shape,
+                self.machine,
+                answers=answers / shards,
+                n_responses=n,
+                lengths=self.lengths,
+                number=number,
+                devices=max(1, devices),
+            )
+        one = self.machine.start_s + sampled
+        made = tokens if sampled else 0.0
+        yield Stage("generate_shard", shards, devices, answers, made, shards * one, one, memory)
+        yield _small("gather_pool", self.machine, answers, disk=POOL_BYTES * tokens)
+        run = self.n_pool * (self.lengths.prompt + (n + 2) * self.lengths.response)
+        head = self.n_pool * (n + 2) * self.lengths.response
+        operations = forward(
+            self.shape, run, head_tokens=head, context=(self.lengths.prompt + self.lengths.response) / 2
+        )
+        one = self.machine.start_s + operations / shards / (
+            self.machine.flops * self.machine.score_share  # one device of a job works
+        )
+        training = self.study.training
+        held = 4 if training.precision == "bf16" and not training.lora else number
+        yield Stage("ref_logps", shards, devices, answers, run, shards * one, one, float(self.shape.weights * held))
+        yield _small("gather_logps", self.machine, answers)
+
+    def _scores(self, rule: str, scorer: Plugin, texts: float) -> Stage:
+        name = scorer.params.get("model") or scorer.params.get("package")
+        if name is None:
+            return replace(_small(rule, self.machine, texts), answers=texts)
+        shape = named_shape(str(name))
+        length = min(self.lengths.response, EMBEDDER_CONTEXT)
+        tokens = texts * length
+        operations = forward(shape, tokens, head_tokens=0, context=length)
+        seconds = self.machine.start_s + operations / (self.machine.flops * self.machine.score_share)
+        return Stage(rule, 1, self.readers, texts, tokens, seconds, seconds, 4.0 * shape.weights)
+
+    def _train(self, arm: Any) -> Stage:
+        training, c = training_of(self.study, arm), self.study.comparison
+        steps = count_steps(training, n_prompts=self.n_pool, n=arm.n, budget=c.budget, budget_n=c.budget_n)
+        tokens, head = group_tokens(self.model.execution.sharing, self.lengths, arm.n)
+        groups = steps * training.batch
+        worked = _training_seconds(
+            self.shape, self.model, self.machine, groups * tokens, groups * head, self.lengths, training
+        )
+        seconds, jobs = self.machine.start_s + worked, len(self.study.seeds)
+        kept = self.stored_weights if self.study.keep_policies else 0.0
+        memory = training_memory(self.shape, self.model, training, tokens=self._together(tokens * training.batch))
+        return Stage(
+            "train",
+            jobs,
+            self.model.gpus,
+            jobs * groups * (arm.n + 1),
+            jobs * groups * tokens,
+            jobs * seconds,
+            seconds,
+            memory,
+            jobs * kept,
+        )
+
+    def _respond(self, n_arms: int) -> Stage:
+        e = self.study.evaluation
+        answers = getattr(self.study.datasets[self.dataset].splits, e.split) * e.samples
+        sampled, memory = sampling_seconds(
+            self.shape,
+            self.machine,
+            answers=answers,
+            n_responses=e.samples,
+            lengths=self.lengths,
+            number=BYTES[self.model.dtype],
+            devices=max(1, self.readers),
+        )
+        one, jobs = self.machine.start_s + sampled, n_arms * len(self.study.seeds)
+        tokens = jobs * answers * self.lengths.response
+        return Stage("respond", jobs, self.readers, jobs * answers, tokens, jobs * one, one, memory)
