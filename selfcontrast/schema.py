@@ -85,12 +85,35 @@ class Splits(Strict):
         return self
 
 
+class Hub(Strict):
+    """Files of a data set on the Hugging Face hub. A token for it is the environment variable HF_TOKEN, never a key."""
+
+    repo: str | None = Field(None, description="owner/name; None: the repository whose layout the adaptor reads")
+    revision: str = Field(
+        min_length=1, description="commit of 40 hexadecimal digits; or a branch or tag, which may come to mean another"
+    )
+    subsets: tuple[str, ...] = Field((), description="parts of the data set by the adaptor's names; none: its default")
+    files: tuple[str, ...] = Field((), description="instead of `subsets`: paths or patterns in the repository")
+
+    @model_validator(mode="after")
+    def _files_or_subsets(self) -> Hub:
+        if self.files and self.subsets:
+            raise ValueError("give `subsets` or `files`, not both")
+        return self
+
+
 class Dataset(Strict):
     """A data set: an adaptor and where its records come from."""
 
     adaptor: str = Field(description="plug-in of selfcontrast/datasets that reads the record layout")
-    path: str | None = Field(None, description="file of records, relative to where snakemake is started")
+    path: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="file of records, list of files, or folder; relative to where snakemake is started"
+    )
+    hub: Hub | None = Field(None, description="fetch the records from the Hugging Face hub")
     world: World | None = Field(None, description="draw the records from the pocket world instead of reading a file")
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        None, description="hash that the contents of the files must have; for `path` and `hub`"
+    )
     splits: Splits
     bad_records: Literal["error", "drop"] = Field(
         "error",
@@ -102,10 +125,19 @@ class Dataset(Strict):
         description="the same for a prompt that, with one of its answers, does not fit into the model's context",
     )
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Return the files and folders of `path`; none where the records come from elsewhere."""
+        if self.path is None:
+            return ()
+        return (self.path,) if isinstance(self.path, str) else self.path
+
     @model_validator(mode="after")
     def _one_source(self) -> Dataset:
-        if (self.path is None) == (self.world is None):
-            raise ValueError("give either `path` or `world`")
+        if sum(source is not None for source in (self.path, self.hub, self.world)) != 1:
+            raise ValueError("give one of `path`, `hub` and `world`")
+        if self.world is not None and self.sha256 is not None:
+            raise ValueError("`sha256` is for `path` and `hub`; the pocket world is written anew")
         return self
 
 

@@ -23,7 +23,7 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 LAYERS = (
     ("__init__", "errors", "seeds", "records", "layout", "progress"),
     ("plugins", "artifacts"),
-    ("schema", "cli", "checkpoints", "rendering"),
+    ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering"),
     ("config", "lm_head"),
     ("sweep", "world"),
     ("logprobs", "stats", "selection"),
@@ -44,7 +44,8 @@ IMPORTERS = {
     "trl": {"training.trl"},
     "tokenizers": {"world.checkpoint"},
     "sentence_transformers": {"scorers.cosine"},
-    "pyarrow": {"artifacts", "datasets._records"},
+    "huggingface_hub": {"hub"},
+    "pyarrow": {"artifacts", "datasets._records", "sorting", "steps.encode"},
     "statsmodels": {"stats"},
     "pandas": {"tables", "plotting", "steps.figures"},
     "yaml": {"config"},
