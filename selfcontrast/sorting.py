@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -15,13 +15,16 @@ PLACE = "place"
 """Column by which rows are sorted: a whole number below 2**63, spread evenly, as `derive_seed` gives it."""
 
 _BITS = 6  # rows go to 2**6 files by the first bits of their place: one of them is in memory at a time
+_ROWS_TOGETHER = 1024  # that are in memory as Python objects
 
 
 class SortedRows:
     """Collects rows, then gives them back by their place; rows with the same place by ``tie``.
 
+    Rows are added in a ``with`` block, and read after it.
+
     Args:
-        folder: is made, holds the rows, and is removed by whoever gave it.
+        folder: is made, and holds the rows; whoever gives it removes it.
         schema: columns of the rows, without the place.
         tie: column of texts that are unique.
     """
@@ -34,10 +37,11 @@ class SortedRows:
         self._schema = schema.append(pa.field(PLACE, pa.int64()))
         self._by = [(PLACE, "ascending"), (tie, "ascending")]
         self._counts = [0] * len(self._paths)
+        self._held: list[Mapping[str, Any]] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        """Open the files; rows can be added until the block ends."""
+        """Open the files."""
         import pyarrow as pa
 
         options = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -50,23 +54,30 @@ class SortedRows:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the files; rows can be read from now on."""
-        self._stack.close()
+        """Close the files."""
+        with self._stack:
+            self._put_down()
 
     def __len__(self) -> int:
-        """Return the number of rows."""
+        """Return the number of rows, once the block has ended."""
         return sum(self._counts)
 
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add some rows, each with all columns and the place."""
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add a row, with all columns and its place."""
+        self._held.append(row)
+        if len(self._held) == _ROWS_TOGETHER:
+            self._put_down()
+
+    def _put_down(self) -> None:
         import pyarrow as pa
 
         parts: dict[int, list[Mapping[str, Any]]] = {}
-        for row in rows:
+        for row in self._held:
             parts.setdefault(row[PLACE] >> (63 - _BITS), []).append(row)
         for i, part in parts.items():
             self._writers[i].write_batch(pa.RecordBatch.from_pylist(part, schema=self._schema))
             self._counts[i] += len(part)
+        self._held = []
 
     def between(self, start: int, stop: int) -> Iterator[pa.Table]:
         """Yield the rows from number ``start`` up to ``stop`` of the whole order, some at a time, without their place."""

@@ -10,8 +10,9 @@ part of `sft`: preference training uses the prompts of the SFT data, as the pape
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TOO_LONG = "the prompt with one of its answers does not fit into the context"
-DIALOGUES_TOGETHER = 1024
-"""Dialogues that are in memory with their token ids."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,12 +47,12 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     path = step.open(args.dialogues).path("dialogues.jsonl.gz")
     with artifacts.scratch(step.folder / "rows") as folder:
         rows, tally = encode(path, renderer, spec, room=args.room, folder=folder)
-        bounds = split_bounds(len(rows), spec["splits"], where=str(path), too_long=tally.too_long)
+        bounds = split_bounds(len(rows), spec["splits"], where=str(path), dropped=tally.dropped)
         for name, (start, stop) in bounds.items():
             step.write_parts(f"{name}.parquet", schema(), rows.between(start, stop))
     sizes = {name: stop - start for name, (start, stop) in bounds.items()}
     step.report = {
-        "dropped": {TOO_LONG: tally.too_long} if tally.too_long else {},
+        "dropped": dict(tally.dropped),
         "prompts": sizes,
         "unused": len(rows) - sum(n for name, n in sizes.items() if name != "pool"),
         "template_sha256": renderer.digest,
@@ -64,9 +63,15 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
 
 @dataclass
 class Tally:
-    """What is counted while dialogues are tokenised: of those that are kept, but for ``too_long``."""
+    """What is counted while dialogues are tokenised.
 
-    too_long: int = 0
+    Attributes:
+        dropped: dialogues that were left out, by reason.
+        longest_prompt: tokens of the longest prompt that was kept.
+        unknown_tokens: tokens of kept prompts and targets that the tokenizer does not know.
+    """
+
+    dropped: Counter[str] = field(default_factory=Counter)
     longest_prompt: int = 0
     unknown_tokens: int = 0
 
@@ -92,13 +97,8 @@ def encode(path: Path, renderer: Any, spec: dict[str, Any], *, room: int, folder
     """Return every dialogue that fits, tokenised, in the order in which splits are cut from them; ``folder`` holds them."""
     tally = Tally()
     with SortedRows(folder, schema(), tie="prompt_id") as rows:
-        held: list[dict[str, Any]] = []
         for row in _encoded(path, renderer, spec, room, tally):
-            held.append(row)
-            if len(held) == DIALOGUES_TOGETHER:
-                rows.add(held)
-                held = []
-        rows.add(held)
+            rows.add(row)
     return rows, tally
 
 
@@ -119,7 +119,7 @@ def _encoded(path: Path, renderer: Any, spec: dict[str, Any], room: int, tally: 
                     where=f"row {record['row']} of {record['file']}",
                     remedy="raise max_length, lower max_new_tokens, or set `long_prompts: drop` for this data set",
                 )
-            tally.too_long += 1
+            tally.dropped[TOO_LONG] += 1
             continue
         tally.longest_prompt = max(tally.longest_prompt, len(prompt_ids))
         tally.unknown_tokens += prompt_ids.count(unknown) + target_ids.count(unknown)
@@ -134,14 +134,16 @@ def _encoded(path: Path, renderer: Any, spec: dict[str, Any], room: int, tally: 
         }
 
 
-def split_bounds(n_rows: int, sizes: dict[str, int], *, where: str, too_long: int) -> dict[str, tuple[int, int]]:
+def split_bounds(
+    n_rows: int, sizes: dict[str, int], *, where: str, dropped: Counter[str]
+) -> dict[str, tuple[int, int]]:
     """Return where each split starts and ends: held-out prompts first, so that they stay the same when `sft` grows."""
     needed = sizes["sft"] + sizes["validation"] + sizes["test"]
     if n_rows < needed:
         raise InputError(
             "the data set has too few prompts for its splits",
             expected=f"{needed} (sft {sizes['sft']} + validation {sizes['validation']} + test {sizes['test']})",
-            found=f"{n_rows}" + (f", after {too_long} that are too long" if too_long else ""),
+            found=f"{n_rows}" + (f", after {dropped.total()} that are too long" if dropped else ""),
             where=where,
             remedy="lower datasets.<id>.splits, or give more data",
         )

@@ -23,6 +23,7 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 LAYERS = (
     ("__init__", "errors", "seeds", "records", "layout", "progress"),
     ("plugins", "artifacts"),
+    ("keys",),
     ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering"),
     ("config", "lm_head"),
     ("sweep", "world"),
