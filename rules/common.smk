@@ -77,12 +77,20 @@ def plugin_file(kind, name):
 # Data and models
 
 
-def records_of(wildcards):
-    """Return the record file of a data set: the user's, or the one that the rule world writes."""
+def maker_of_records(wildcards):
+    """Return the manifest of the step that writes the records of a data set; nothing for files of the user's."""
     dataset = cfg.datasets[wildcards.dataset]
     if dataset.path is not None:
-        return dataset.path
-    return f"<results>/{wildcards.dataset}/world/records"
+        return []
+    step = "fetch" if dataset.hub is not None else "world"
+    return f"<results>/{wildcards.dataset}/{step}/manifest.json"
+
+
+def records_of(wildcards):
+    """Return the record files of a data set: the user's, or what the step world or fetch writes."""
+    if maker := maker_of_records(wildcards):
+        return maker.replace("manifest.json", "records")
+    return study_config.record_files(cfg.datasets[wildcards.dataset])
 
 
 def adaptor_files(wildcards):
@@ -90,6 +98,7 @@ def adaptor_files(wildcards):
     return [
         plugin_file("datasets", cfg.datasets[wildcards.dataset].adaptor),
         "selfcontrast/datasets/_records.py",
+        "selfcontrast/sources.py",
     ]
 
 

@@ -28,12 +28,36 @@ rule world:
         " --threads {threads} --out {output.manifest} > {log} 2>&1"
 
 
+rule fetch:
+    input:
+        code="selfcontrast/steps/fetch.py",
+        lib=["selfcontrast/hub.py", "selfcontrast/sources.py"],
+        spec="<results>/{dataset}/fetch/spec.json",
+    output:
+        manifest="<results>/{dataset}/fetch/manifest.json",
+        records=directory("<results>/{dataset}/fetch/records"),
+        run="<results>/{dataset}/fetch/run.json",
+    log:
+        "<logs>/{dataset}/fetch/fetch.log",
+    benchmark:
+        "<benchmarks>/{dataset}/fetch/fetch.jsonl"
+    localrule: True  # compute nodes often have no network; where snakemake is started there is one
+    conda:
+        "../envs/base.yaml"
+    params:
+        module=as_py_module(input.code),
+    shell:
+        "exec python -m {params.module} --spec {input.spec}"
+        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+
+
 rule prompts:
     input:
         code="selfcontrast/steps/prompts.py",
         lib=adaptor_files,
         spec="<results>/{dataset}/prompts/spec.json",
         records=records_of,
+        made_by=maker_of_records,
     output:
         manifest="<results>/{dataset}/prompts/manifest.json",
         dialogues="<results>/{dataset}/prompts/dialogues.jsonl.gz",
@@ -49,16 +73,19 @@ rule prompts:
         runtime=30,
     params:
         module=as_py_module(input.code),
+        made_by=lambda wildcards, input: (
+            f"--made-by {input.made_by}" if input.made_by else ""
+        ),
     shell:
         "exec python -m {params.module} --spec {input.spec}"
-        " --records {input.records:q}"
+        " --records {input.records:q} {params.made_by}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"
 
 
 rule encode:
     input:
         code="selfcontrast/steps/encode.py",
-        lib="selfcontrast/rendering.py",
+        lib=["selfcontrast/rendering.py", "selfcontrast/sorting.py"],
         spec="<results>/{dataset}/{model}/prompts/spec.json",
         dialogues=rules.prompts.output.manifest,
         base=base_manifest,

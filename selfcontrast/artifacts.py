@@ -12,22 +12,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfcontrast.errors import InputError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 MANIFEST = "manifest.json"
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files of a folder, sorted; of a file, itself. Snakemake's mark in folders is not among them."""
+    if path.is_file():
+        return [path]
+    return sorted(p for p in path.rglob("*") if p.is_file() and p.name != ".snakemake_timestamp")
 
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, or of a folder's files and their names in sorted order."""
     digest = hashlib.sha256()
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(p for p in path.rglob("*") if p.is_file() and p.name != ".snakemake_timestamp")
-    )
-    for file in files:
+    for file in files_of(path):
         if path.is_dir():
             digest.update(f"{file.relative_to(path).as_posix()}\0".encode())
         with file.open("rb") as stream:
@@ -37,23 +42,30 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its name only if the block ends without an error.
-
-    Whoever reads ``path`` sees the old file or the whole new one, also after a kill. The block may make a file or a folder;
-    an old folder is removed before the new one takes its name.
-    """
+def scratch(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; the file or folder that the block leaves there is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     for left in path.parent.glob(f".{path.name}.*.partial"):  # by killed processes: a study has one writer of each path
         _remove(left)
     try:
         yield partial
+    finally:
+        _remove(partial)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that takes its name only if the block ends without an error.
+
+    Whoever reads ``path`` sees the old file or the whole new one, also after a kill. The block may make a file or a folder;
+    an old folder is removed before the new one takes its name.
+    """
+    with scratch(path) as partial:
+        yield partial
         if partial.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(partial, path)
-    finally:
-        _remove(partial)
 
 
 def _remove(path: Path) -> None:
@@ -157,6 +169,25 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
         arrays[name] = pa.array(values, type=kind)
     with atomic(path) as partial:
         pq.write_table(pa.table(arrays), partial, compression="zstd")
+
+
+ROWS_TOGETHER = 16_384
+"""Rows that `write_parts` holds in memory, and that form a row group of its file."""
+
+
+def write_parts(path: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:
+    """Write tables one after the other as one parquet file; the file depends on the rows, not on how they were parted."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with atomic(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        held = schema.empty_table()
+        for part in parts:
+            held = pa.concat_tables([held, part])
+            while len(held) > ROWS_TOGETHER:
+                writer.write_table(held.slice(0, ROWS_TOGETHER).combine_chunks())
+                held = held.slice(ROWS_TOGETHER)
+        writer.write_table(held.combine_chunks())
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:

@@ -11,15 +11,18 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from selfcontrast import __version__, artifacts
 from selfcontrast.energy import read_joules
 from selfcontrast.errors import SelfContrastError, StepError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger("selfcontrast")
 
@@ -64,6 +67,11 @@ class Step:
     def write_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Write one parquet output."""
         artifacts.write_table(self.folder / name, columns)
+        self.add_output(name)
+
+    def write_parts(self, name: str, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:
+        """Write one parquet output from tables that are not in memory together."""
+        artifacts.write_parts(self.folder / name, schema, parts)
         self.add_output(name)
 
     def add_output(self, name: str) -> None:

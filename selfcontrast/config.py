@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from selfcontrast import plugins
-from selfcontrast.errors import ConfigError, first_problem
-from selfcontrast.schema import WORLD_LAYOUTS, Optimisation, Study
+from selfcontrast import plugins, sources
+from selfcontrast.errors import ConfigError, InputError, first_problem
+from selfcontrast.schema import WORLD_LAYOUTS, Dataset, Hub, Optimisation, Study
 
 STUDY_FOLDER = Path(__file__).resolve().parent.parent / "config"
 
@@ -60,12 +60,14 @@ class _UniqueKeys(yaml.SafeLoader):
 def check_files(study: Study) -> None:
     """Raise ConfigError if a data file or a model folder that the study names is not there."""
     for key, dataset in study.datasets.items():
-        if dataset.path is not None and not Path(dataset.path).is_file():
-            raise ConfigError(
-                f"the file of the data set `{key}` is missing",
-                where=dataset.path,
-                remedy=f"get the file, or correct datasets.{key}.path; paths are relative to where snakemake is started",
-            )
+        for path in dataset.paths:
+            if not Path(path).exists():
+                raise ConfigError(
+                    f"the file of the data set `{key}` is missing",
+                    where=path,
+                    remedy=f"get the file, or correct datasets.{key}.path; paths are relative to where snakemake is started",
+                )
+        record_files(dataset)
     for key, model in study.models.items():
         is_local = model.path is not None and model.path.startswith((".", "/"))
         if is_local and not Path(str(model.path), "config.json").is_file():
@@ -74,6 +76,14 @@ def check_files(study: Study) -> None:
                 where=str(model.path),
                 remedy=f"put a checkpoint in the Hugging Face layout there, or correct models.{key}.path",
             )
+
+
+def record_files(dataset: Dataset) -> list[str]:
+    """Return the files of records that the `path` of a data set names, in the order in which they are read."""
+    try:
+        return [str(file) for file in sources.record_files(dataset.paths)]
+    except InputError as error:
+        raise ConfigError(str(error)) from None
 
 
 def parse_study(raw: dict[str, Any], *, where: str) -> Study:
@@ -93,15 +103,19 @@ def parse_study(raw: dict[str, Any], *, where: str) -> Study:
 
 def _fill_plugins(study: Study) -> Study:
     """Return the study with every plug-in's parameters checked and its defaults filled in."""
+    datasets = {}
     for name, dataset in study.datasets.items():
         try:
-            plugins.load("datasets", dataset.adaptor)
+            adaptor = plugins.load("datasets", dataset.adaptor)
         except ConfigError as error:
             raise ConfigError(str(error), where=f"datasets.{name}.adaptor") from None
+        hub = dataset.hub and _fill_hub(dataset.hub, adaptor.HUB, f"datasets.{name}")
+        datasets[name] = dataset.model_copy(update={"hub": hub})
     filled: dict[str, Any] = {
         folder: {key: plugin.checked(folder, f"{folder}.{key}") for key, plugin in getattr(study, folder).items()}
         for folder in ("pools", "scorers", "selections")
     }
+    filled["datasets"] = datasets
     filled["methods"] = {
         key: method.model_copy(update={"objective": method.objective.checked("objectives", f"methods.{key}.objective")})
         for key, method in study.methods.items()
@@ -109,9 +123,25 @@ def _fill_plugins(study: Study) -> Study:
     return study.model_copy(update=filled)
 
 
+def _fill_hub(hub: Hub, known: sources.HubSource | None, where: str) -> Hub:
+    """Return the hub source with the adaptor's repository and files where the study names none."""
+    if known is None:
+        if hub.repo is None or not hub.files:
+            raise ConfigError(f"{where}: the adaptor is for any data, so `hub` needs `repo` and `files`")
+        return hub
+    for subset in hub.subsets:
+        if subset not in known.subsets:
+            raise ConfigError(
+                f"{where}.hub.subsets names `{subset}`, which the adaptor does not know",
+                remedy=f"subsets: {', '.join(known.subsets)}; or name `files`",
+            )
+    files = hub.files or tuple(p for s in hub.subsets or known.default for p in known.subsets[s])
+    return hub.model_copy(update={"repo": hub.repo or known.repo, "files": files})
+
+
 _RESERVED = {
     "datasets": ("models", "scorers", "evaluation", "summary", "tables", "figures", "cost", "logs", "benchmarks"),
-    "models": ("world", "prompts"),
+    "models": ("world", "fetch", "prompts"),
     "selections": ("none",),
 }
 """Ids that would share a folder under results/<study>/ with something else."""

@@ -6,62 +6,18 @@ secrets are environment variables.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from selfcontrast import plugins
-from selfcontrast.errors import ConfigError, first_problem
+from selfcontrast.keys import Count as Count
+from selfcontrast.keys import Fraction as Fraction
+from selfcontrast.keys import Id as Id
+from selfcontrast.keys import Plugin as Plugin
+from selfcontrast.keys import Strict as Strict
 
 WORLD_LAYOUTS = ("hh_rlhf", "ultrachat", "nectar")
 """Adaptors whose record layout the pocket world can write."""
-
-_ID = re.compile(r"[a-z][a-z0-9]*")
-
-
-def _check_id(value: str) -> str:
-    if not _ID.fullmatch(value):
-        raise ValueError(f"`{value}` is not an id: lower-case letters and digits, a letter first (a folder's name)")
-    return value
-
-
-Id = Annotated[str, AfterValidator(_check_id)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Strict(BaseModel):
-    """A model that refuses unknown keys and cannot be changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Plugin(Strict):
-    """A choice of a plug-in with its parameters: ``{kind: least, keep: 0.5}``.
-
-    The keys beside ``kind`` are those of the plug-in's own ``Params``.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    kind: str = Field(description="name of the plug-in: a module of the folder selfcontrast/<kind of plug-in>/")
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """Return the parameters of the plug-in, defaults filled in."""
-        return dict(self.model_extra or {})
-
-    def checked(self, folder: str, where: str) -> Plugin:
-        """Return this choice with the plug-in's defaults filled in, or raise ConfigError."""
-        try:
-            module = plugins.load(folder, self.kind)
-            params = module.Params(**self.params)
-        except ConfigError as error:
-            raise ConfigError(str(error), where=where) from None
-        except ValidationError as error:
-            raise ConfigError(first_problem(error, where)) from None
-        return Plugin(kind=self.kind, **params.model_dump())
 
 
 class World(Strict):
@@ -92,12 +48,35 @@ class ExpectedLengths(Strict):
     response: float = Field(gt=0, description="tokens of a response")
 
 
+class Hub(Strict):
+    """Files of a data set on the Hugging Face hub. A token for it is the environment variable HF_TOKEN, never a key."""
+
+    repo: str | None = Field(None, description="owner/name; None: the repository whose layout the adaptor reads")
+    revision: str = Field(
+        min_length=1, description="commit of 40 hexadecimal digits; or a branch or tag, which may come to mean another"
+    )
+    subsets: tuple[str, ...] = Field((), description="parts of the data set by the adaptor's names; none: its default")
+    files: tuple[str, ...] = Field((), description="instead of `subsets`: paths or patterns in the repository")
+
+    @model_validator(mode="after")
+    def _files_or_subsets(self) -> Hub:
+        if self.files and self.subsets:
+            raise ValueError("give `subsets` or `files`, not both")
+        return self
+
+
 class Dataset(Strict):
     """A data set: an adaptor and where its records come from."""
 
     adaptor: str = Field(description="plug-in of selfcontrast/datasets that reads the record layout")
-    path: str | None = Field(None, description="file of records, relative to where snakemake is started")
+    path: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="file of records, list of files, or folder; relative to where snakemake is started"
+    )
+    hub: Hub | None = Field(None, description="fetch the records from the Hugging Face hub")
     world: World | None = Field(None, description="draw the records from the pocket world instead of reading a file")
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        None, description="hash that the contents of the files must have; for `path` and `hub`"
+    )
     splits: Splits
     bad_records: Literal["error", "drop"] = Field(
         "error",
@@ -116,10 +95,19 @@ class Dataset(Strict):
         None, description="expected mean lengths, with which the plan reckons until the data set has been encoded"
     )
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Return the files and folders of `path`; none where the records come from elsewhere."""
+        if self.path is None:
+            return ()
+        return (self.path,) if isinstance(self.path, str) else self.path
+
     @model_validator(mode="after")
     def _one_source(self) -> Dataset:
-        if (self.path is None) == (self.world is None):
-            raise ValueError("give either `path` or `world`")
+        if sum(source is not None for source in (self.path, self.hub, self.world)) != 1:
+            raise ValueError("give one of `path`, `hub` and `world`")
+        if self.world is not None and self.sha256 is not None:
+            raise ValueError("`sha256` is for `path` and `hub`; the pocket world is written anew")
         return self
 
 

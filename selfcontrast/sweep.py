@@ -150,7 +150,9 @@ def expand_specs(study: Study) -> dict[str, Spec]:
         if dataset.world is not None:
             seed = derive_seed(study.seed, "world", name)
             specs[f"{name}/world"] = {"layout": dataset.adaptor, "dialogues": dataset.world.dialogues, "seed": seed}
-        specs[f"{name}/prompts"] = {"adaptor": dataset.adaptor, "bad_records": dataset.bad_records}
+        if dataset.hub is not None:
+            specs[f"{name}/fetch"] = dataset.hub.model_dump(include={"repo", "revision", "files"})
+        specs[f"{name}/prompts"] = dataset.model_dump(include={"adaptor", "bad_records", "sha256"})
         for model in models_of(study, name):
             specs |= {f"{name}/{model}/{key}": spec for key, spec in _model_specs(study, name, model)}
     return specs

@@ -3,7 +3,7 @@ r"""HH-RLHF: ``{"chosen": "\n\nHuman: ...\n\nAssistant: ...", "rejected": ...}``
 The prompt is everything before the last ``Assistant:`` turn, which must be the same in both texts; the chosen last answer
 is the target, the rejected one the data set's own negative.
 
-Layout: anthropics/hh-rlhf, subsets helpful-*, harmless-base. Licence of the data: MIT.
+Layout: Anthropic/hh-rlhf, subsets helpful-* and harmless-base; red-team-attempts has another one. Licence of the data: MIT.
 """
 
 from __future__ import annotations
@@ -14,9 +14,18 @@ from pathlib import Path
 from selfcontrast.datasets._records import check_dialogue, field, read_records, split_turns
 from selfcontrast.errors import InputError
 from selfcontrast.records import BadRecord, Dialogue
+from selfcontrast.sources import HubSource
 
 LICENCE = "MIT"
 HAS_REJECTED = True
+
+_PARTS = ("helpful-base", "helpful-online", "helpful-rejection-sampled", "harmless-base")
+HUB = HubSource(
+    "Anthropic/hh-rlhf",
+    {part: (f"{part}/train.jsonl.gz",) for part in _PARTS}
+    | {f"{part}-test": (f"{part}/test.jsonl.gz",) for part in _PARTS},
+    default=_PARTS,
+)
 
 
 def read(path: Path) -> Iterator[Dialogue | BadRecord]:

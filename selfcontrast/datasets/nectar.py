@@ -3,7 +3,8 @@ r"""Nectar: ``{"prompt": "\n\nHuman: ...\n\nAssistant: ", "answers": [{"answer",
 Rank 1 is the best answer and becomes the target; the others are the data set's own negatives, best first. Ranks may be
 whole numbers or floats. A record whose ranks do not start at 1, or name 1 twice, cannot be used.
 
-Layout: berkeley-nest/Nectar. Licence of the data: see its card; it excludes competing with the providers of its answers.
+Layout: berkeley-nest/Nectar. Licence of the data: Apache-2.0 on the condition that they are not used to compete with OpenAI;
+its card calls the whole release a non-commercial research preview.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import Any
 from selfcontrast.datasets._records import check_dialogue, field, read_records, split_turns
 from selfcontrast.errors import InputError
 from selfcontrast.records import BadRecord, Dialogue
+from selfcontrast.sources import HubSource
 
-LICENCE = "see the card of berkeley-nest/Nectar"
+LICENCE = "Apache-2.0, not to compete with OpenAI; non-commercial by the card of berkeley-nest/Nectar"
 HAS_REJECTED = True
+HUB = HubSource("berkeley-nest/Nectar", {"train": ("data/rlaif.parquet",)}, default=("train",))
 
 
 def read(path: Path) -> Iterator[Dialogue | BadRecord]:

@@ -12,9 +12,15 @@ from pathlib import Path
 
 from selfcontrast.datasets._records import check_dialogue, messages_field, read_records
 from selfcontrast.records import BadRecord, Dialogue
+from selfcontrast.sources import HubSource
 
 LICENCE = "MIT"
 HAS_REJECTED = False
+HUB = HubSource(
+    "HuggingFaceH4/ultrachat_200k",
+    {"train_sft": ("data/train_sft-*.parquet",), "test_sft": ("data/test_sft-*.parquet",)},
+    default=("train_sft",),
+)
 
 
 def read(path: Path) -> Iterator[Dialogue | BadRecord]:

@@ -1,6 +1,7 @@
 """Render and tokenise every dialogue once for one model, and divide the prompts into splits.
 
-In: dialogues, the base model's tokenizer. Out: sft, pool, validation and test as parquet. CPU, seconds to minutes.
+In: dialogues, the base model's tokenizer. Out: sft, pool, validation and test as parquet. CPU, seconds to minutes; memory
+does not grow with the number of dialogues, which are sorted on disk.
 
 A prompt belongs to one split only; which one follows from a hash of its id, not from its place in the file. `pool` is a
 part of `sft`: preference training uses the prompts of the SFT data, as the paper does.
@@ -11,13 +12,18 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfcontrast import artifacts, cli
 from selfcontrast.errors import InputError
 from selfcontrast.records import Message
 from selfcontrast.seeds import derive_seed
+from selfcontrast.sorting import PLACE, SortedRows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TOO_LONG = "the prompt with one of its answers does not fit into the context"
 
@@ -39,32 +45,65 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     spec = step.spec
     renderer = Renderer(load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"]), spec["template"])
     path = step.open(args.dialogues).path("dialogues.jsonl.gz")
-    counts: Counter[str] = Counter()
-    rows = sorted(
-        _encoded(path, renderer, spec, args.room, counts),
-        key=lambda r: (derive_seed(spec["seed"], r["prompt_id"]), r["prompt_id"]),
-    )
-    splits = _split(rows, spec["splits"], where=str(path), dropped=counts)
-    for name, part in splits.items():
-        columns = {
-            key: [r[key] for r in part]
-            for key in ("prompt_id", "prompt", "prompt_ids", "target", "target_ids", "rejected")
-        }
-        step.write_table(f"{name}.parquet", columns)
-    unused = len(rows) - sum(len(p) for name, p in splits.items() if name != "pool")
+    with artifacts.scratch(step.folder / "rows") as folder:
+        rows, tally = encode(path, renderer, spec, room=args.room, folder=folder)
+        bounds = split_bounds(len(rows), spec["splits"], where=str(path), dropped=tally.dropped)
+        for name, (start, stop) in bounds.items():
+            step.write_parts(f"{name}.parquet", schema(), rows.between(start, stop))
+    sizes = {name: stop - start for name, (start, stop) in bounds.items()}
     step.report = {
-        "dropped": dict(counts),
-        "prompts": {name: len(part) for name, part in splits.items()},
-        "unused": unused,
+        "dropped": dict(tally.dropped),
+        "prompts": sizes,
+        "unused": len(rows) - sum(n for name, n in sizes.items() if name != "pool"),
         "template_sha256": renderer.digest,
-        "longest_prompt": max(len(r["prompt_ids"]) for r in rows),
-        "unknown_tokens": _count_unknown(rows, renderer),
+        "longest_prompt": tally.longest_prompt,
+        "unknown_tokens": tally.unknown_tokens,
     }
 
 
-def _encoded(
-    path: Path, renderer: Any, spec: dict[str, Any], room: int, counts: Counter[str]
-) -> Iterator[dict[str, Any]]:
+@dataclass
+class Tally:
+    """What is counted while dialogues are tokenised.
+
+    Attributes:
+        dropped: dialogues that were left out, by reason.
+        longest_prompt: tokens of the longest prompt that was kept.
+        unknown_tokens: tokens of kept prompts and targets that the tokenizer does not know.
+    """
+
+    dropped: Counter[str] = field(default_factory=Counter)
+    longest_prompt: int = 0
+    unknown_tokens: int = 0
+
+
+def schema() -> pa.Schema:
+    """Return the columns of a split."""
+    import pyarrow as pa
+
+    ids, texts = pa.list_(pa.int32()), pa.list_(pa.string())
+    return pa.schema(
+        {
+            "prompt_id": pa.string(),
+            "prompt": pa.string(),
+            "prompt_ids": ids,
+            "target": pa.string(),
+            "target_ids": ids,
+            "rejected": texts,
+        }
+    )
+
+
+def encode(path: Path, renderer: Any, spec: dict[str, Any], *, room: int, folder: Path) -> tuple[SortedRows, Tally]:
+    """Return every dialogue that fits, tokenised, in the order in which splits are cut from them; ``folder`` holds them."""
+    tally = Tally()
+    with SortedRows(folder, schema(), tie="prompt_id") as rows:
+        for row in _encoded(path, renderer, spec, room, tally):
+            rows.add(row)
+    return rows, tally
+
+
+def _encoded(path: Path, renderer: Any, spec: dict[str, Any], room: int, tally: Tally) -> Iterator[dict[str, Any]]:
+    unknown = renderer.tokenizer.unk_token_id
     for _, record in artifacts.read_jsonl(path):
         messages = [Message(m["role"], m["content"]) for m in record["messages"]]
         prompt_ids, target_ids = renderer.prompt_ids(messages), renderer.response_ids(record["target"])
@@ -77,11 +116,13 @@ def _encoded(
                     expected=f"at most {spec['max_length']} tokens for prompt and response (models.<id>.max_length)",
                     found=f"{len(prompt_ids)} for the prompt, {len(target_ids)} for the target, {longest_rejected} for the "
                     f"longest rejected answer, {room} for sampling",
-                    where=f"row {record['row']} of the data set",
+                    where=f"row {record['row']} of {record['file']}",
                     remedy="raise max_length, lower max_new_tokens, or set `long_prompts: drop` for this data set",
                 )
-            counts[TOO_LONG] += 1
+            tally.dropped[TOO_LONG] += 1
             continue
+        tally.longest_prompt = max(tally.longest_prompt, len(prompt_ids))
+        tally.unknown_tokens += prompt_ids.count(unknown) + target_ids.count(unknown)
         yield {
             "prompt_id": record["prompt_id"],
             "prompt": record["messages"][-1]["content"],
@@ -89,35 +130,30 @@ def _encoded(
             "target": record["target"],
             "target_ids": target_ids,
             "rejected": record["rejected"],
+            PLACE: derive_seed(spec["seed"], record["prompt_id"]),
         }
 
 
-def _split(
-    rows: list[dict[str, Any]], sizes: dict[str, int], *, where: str, dropped: Counter[str]
-) -> dict[str, list[dict[str, Any]]]:
-    """Return the splits: held-out prompts first, so that they stay the same when `sft` grows."""
+def split_bounds(
+    n_rows: int, sizes: dict[str, int], *, where: str, dropped: Counter[str]
+) -> dict[str, tuple[int, int]]:
+    """Return where each split starts and ends: held-out prompts first, so that they stay the same when `sft` grows."""
     needed = sizes["sft"] + sizes["validation"] + sizes["test"]
-    if len(rows) < needed:
+    if n_rows < needed:
         raise InputError(
             "the data set has too few prompts for its splits",
             expected=f"{needed} (sft {sizes['sft']} + validation {sizes['validation']} + test {sizes['test']})",
-            found=f"{len(rows)}" + (f", after {dropped.total()} that are too long" if dropped else ""),
+            found=f"{n_rows}" + (f", after {dropped.total()} that are too long" if dropped else ""),
             where=where,
             remedy="lower datasets.<id>.splits, or give more data",
         )
-    test = rows[: sizes["test"]]
-    validation = rows[sizes["test"] : sizes["test"] + sizes["validation"]]
-    sft = rows[sizes["test"] + sizes["validation"] :][: sizes["sft"]]
-    return {"sft": sft, "pool": sft[: sizes["pool"]], "validation": validation, "test": test}
-
-
-def _count_unknown(rows: list[dict[str, Any]], renderer: Any) -> int:
-    unknown = renderer.tokenizer.unk_token_id
-    return (
-        sum(i == unknown for r in rows for key in ("prompt_ids", "target_ids") for i in r[key])
-        if unknown is not None
-        else 0
-    )
+    sft = sizes["test"] + sizes["validation"]
+    return {
+        "sft": (sft, sft + sizes["sft"]),
+        "pool": (sft, sft + sizes["pool"]),
+        "validation": (sizes["test"], sft),
+        "test": (0, sizes["test"]),
+    }
 
 
 if __name__ == "__main__":

@@ -322,7 +322,7 @@ def test_pool_larger_than_sft_is_refused() -> None:
 
 @pytest.mark.parametrize(("key", "value"), [("datasets.hh.path", "x.jsonl"), ("datasets.hh.world", REMOVE)])
 def test_data_set_has_one_source(key: str, value: object) -> None:
-    assert "key `datasets.hh`: give either `path` or `world`" in message_of(key, value)
+    assert "key `datasets.hh`: give one of `path`, `hub` and `world`" in message_of(key, value)
 
 
 @pytest.mark.parametrize(("key", "value"), [("models.pocket.path", "x"), ("models.pocket.scratch", REMOVE)])

@@ -464,7 +464,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def arguments(folder: Path, records: Path, *, adaptor: str = "jsonl", bad_records: str = "error") -> list[str]:
-    artifacts.write_json(folder / "spec.json", {"adaptor": adaptor, "bad_records": bad_records})
+    artifacts.write_json(folder / "spec.json", {"adaptor": adaptor, "bad_records": bad_records, "sha256": None})
     out = folder / "out" / "manifest.json"
     return ["--spec", str(folder / "spec.json"), "--records", str(records), "--out", str(out)]
 
