@@ -12,6 +12,7 @@ from selfcontrast.errors import SelfContrastError
 
 # Modules that make the numbers of several rules: their inputs, so that an edit reruns those.
 LOGPROBS = ["selfcontrast/lm_head.py", "selfcontrast/logprobs.py"]
+RENDERER = ["selfcontrast/escaping.py", "selfcontrast/rendering.py"]
 SAMPLER = [*LOGPROBS, "selfcontrast/generation.py"]
 TRAINER = [
     *LOGPROBS,
@@ -81,6 +82,12 @@ def records_of(wildcards):
     if dataset.path is not None:
         return dataset.path
     return f"<results>/{wildcards.dataset}/world/records"
+
+
+def template_files(wildcards):
+    """Return what makes text of a dialogue and token ids of the text: the model's chat template, and the renderer."""
+    template = plugin_file("templates", cfg.models[wildcards.model].template)
+    return [template, *RENDERER]
 
 
 def adaptor_files(wildcards):

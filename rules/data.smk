@@ -58,7 +58,7 @@ rule prompts:
 rule encode:
     input:
         code="selfcontrast/steps/encode.py",
-        lib="selfcontrast/rendering.py",
+        lib=template_files,
         spec="<results>/{dataset}/{model}/prompts/spec.json",
         dialogues=rules.prompts.output.manifest,
         base=base_manifest,

@@ -163,6 +163,7 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
                 "template": m.template,
                 "max_length": m.max_length,
                 "splits": splits,
+                "bad_records": data.bad_records,
                 "long_prompts": data.long_prompts,
                 "trust_remote_code": m.trust_remote_code,
                 "seed": derive_seed(study.seed, "split", dataset),
@@ -173,6 +174,7 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
             {
                 **loading,
                 "base": m.path,
+                "template": m.template,
                 "training": m.sft.model_dump(),
                 "n_steps": max(1, round(m.sft.epochs * data.splits.sft / m.sft.batch)),
                 "seed": derive_seed(study.seed, "sft", dataset, model),

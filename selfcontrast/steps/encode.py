@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from selfcontrast import artifacts, cli
 from selfcontrast.errors import InputError
-from selfcontrast.records import Message
+from selfcontrast.records import TRAINING_PROMPT, Message
 from selfcontrast.seeds import derive_seed
 
+NOT_RENDERED = "the chat template cannot render the prompt"
 TOO_LONG = "the prompt with one of its answers does not fit into the context"
 
 
@@ -34,10 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the splits."""
     from selfcontrast.checkpoints import load_tokenizer
-    from selfcontrast.rendering import Renderer
+    from selfcontrast.rendering import Renderer, prepare_tokenizer
 
     spec = step.spec
-    renderer = Renderer(load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"]), spec["template"])
+    tokenizer = load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"])
+    new_tokens = prepare_tokenizer(tokenizer, spec["template"])
+    renderer = Renderer(tokenizer, spec["template"])
+    step.join_template(renderer.digest, where=args.base)
     path = step.open(args.dialogues).path("dialogues.jsonl.gz")
     counts: Counter[str] = Counter()
     rows = sorted(
@@ -48,7 +52,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     for name, part in splits.items():
         columns = {
             key: [r[key] for r in part]
-            for key in ("prompt_id", "prompt", "prompt_ids", "target", "target_ids", "rejected")
+            for key in ("prompt_id", "prompt", *_prompt_columns(renderer), "target", "target_ids", "rejected")
         }
         step.write_table(f"{name}.parquet", columns)
     unused = len(rows) - sum(len(p) for name, p in splits.items() if name != "pool")
@@ -56,7 +60,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         "dropped": dict(counts),
         "prompts": {name: len(part) for name, part in splits.items()},
         "unused": unused,
-        "template_sha256": renderer.digest,
+        "new_tokens": len(new_tokens),
+        "trains_apart": renderer.trains_apart,
+        "control_tokens": dict(renderer.counts),
         "longest_prompt": max(len(r["prompt_ids"]) for r in rows),
         "unknown_tokens": _count_unknown(rows, renderer),
     }
@@ -67,7 +73,14 @@ def _encoded(
 ) -> Iterator[dict[str, Any]]:
     for _, record in artifacts.read_jsonl(path):
         messages = [Message(m["role"], m["content"]) for m in record["messages"]]
-        prompt_ids, target_ids = renderer.prompt_ids(messages), renderer.response_ids(record["target"])
+        try:
+            prompts = {column: render(messages) for column, render in _prompt_columns(renderer).items()}
+        except InputError as error:
+            if spec["bad_records"] == "error":
+                raise InputError(str(error), where=f"row {record['row']} of the data set") from None
+            counts[NOT_RENDERED] += 1
+            continue
+        prompt_ids, target_ids = max(prompts.values(), key=len), renderer.response_ids(record["target"])
         longest_rejected = max((len(renderer.response_ids(r)) for r in record["rejected"]), default=0)
         needed = len(prompt_ids) + max(len(target_ids), longest_rejected, room)
         if needed > spec["max_length"]:
@@ -85,11 +98,19 @@ def _encoded(
         yield {
             "prompt_id": record["prompt_id"],
             "prompt": record["messages"][-1]["content"],
-            "prompt_ids": prompt_ids,
+            **prompts,
             "target": record["target"],
             "target_ids": target_ids,
             "rejected": record["rejected"],
         }
+
+
+def _prompt_columns(renderer: Any) -> dict[str, Callable[[list[Message]], list[int]]]:
+    """Return the columns of token ids of a prompt, each with what makes it."""
+    columns = {"prompt_ids": renderer.prompt_ids}
+    if renderer.trains_apart:
+        columns[TRAINING_PROMPT] = renderer.training_prompt_ids
+    return columns
 
 
 def _split(

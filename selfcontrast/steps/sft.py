@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selfcontrast import cli
+from selfcontrast.records import training_column
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,9 +28,10 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     from selfcontrast.training.sft import Example, train_sft
 
     spec = step.spec
-    table = step.open(args.prompts).table("sft.parquet", ["prompt_ids", "target_ids"])
-    examples = [Example(p, [t]) for p, t in zip(table["prompt_ids"], table["target_ids"], strict=True)]
-    job = Job.start(args.base, args, step)
+    prompts = step.open(args.prompts)
+    table = prompts.table("sft.parquet", [training_column(prompts.manifest), "target_ids"])
+    examples = [Example(p, [t]) for p, t in zip(*table.values(), strict=True)]
+    job = Job.start(args.base, args, step, template=spec["template"])
     training, tokens = spec["training"], args.tokens or None
     length: dict[str, int] = {"n_steps": spec["n_steps"], "seed": spec["seed"]}
     if training["trainer"] == "trl":
