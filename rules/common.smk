@@ -14,6 +14,7 @@ from selfcontrast.errors import SelfContrastError
 
 # Modules that make the numbers of several rules: their inputs, so that an edit reruns those.
 LOGPROBS = ["selfcontrast/lm_head.py", "selfcontrast/logprobs.py"]
+RENDERER = ["selfcontrast/escaping.py", "selfcontrast/rendering.py"]
 SAMPLER = [*LOGPROBS, "selfcontrast/generation.py"]
 TRAINER = [
     *LOGPROBS,
@@ -91,6 +92,12 @@ def records_of(wildcards):
     if maker := maker_of_records(wildcards):
         return maker.replace("manifest.json", "records")
     return study_config.record_files(cfg.datasets[wildcards.dataset])
+
+
+def template_files(wildcards):
+    """Return what makes text of a dialogue and token ids of the text: the model's chat template, and the renderer."""
+    template = plugin_file("templates", cfg.models[wildcards.model].template)
+    return [template, *RENDERER]
 
 
 def adaptor_files(wildcards):

@@ -85,7 +85,7 @@ rule prompts:
 rule encode:
     input:
         code="selfcontrast/steps/encode.py",
-        lib=["selfcontrast/rendering.py", "selfcontrast/sorting.py"],
+        lib=lambda wildcards: [*template_files(wildcards), "selfcontrast/sorting.py"],
         spec="<results>/{dataset}/{model}/prompts/spec.json",
         dialogues=rules.prompts.output.manifest,
         base=base_manifest,

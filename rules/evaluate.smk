@@ -3,6 +3,7 @@ rule respond:
         unpack(policy_of),
         code="selfcontrast/steps/respond.py",
         lib=SAMPLER,
+        template=template_files,
         spec="<results>/evaluation/spec.json",
         policy_spec=policy_spec,
         prompts=rules.encode.output.manifest,

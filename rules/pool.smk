@@ -3,6 +3,7 @@ rule generate_shard:
         code="selfcontrast/steps/generate_shard.py",
         lib=pool_file,
         sampler=SAMPLER,
+        template=template_files,
         spec="<results>/{dataset}/{model}/pools/{pool}/spec.json",
         prompts=rules.encode.output.manifest,
         policy=rules.sft.output.manifest,

@@ -3,6 +3,7 @@ rule pretrain:
         code="selfcontrast/steps/pretrain.py",
         lib=[
             *TRAINER,
+            *RENDERER,
             "selfcontrast/world/language.py",
             "selfcontrast/world/dialogues.py",
             "selfcontrast/world/checkpoint.py",
@@ -33,6 +34,7 @@ rule sft:
     input:
         code="selfcontrast/steps/sft.py",
         lib=TRAINER,
+        template=template_files,
         spec="<results>/{dataset}/{model}/sft/spec.json",
         prompts=rules.encode.output.manifest,
         base=base_manifest,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,32 @@ def _nf4(dtype: torch.dtype) -> Any:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
+
+
+def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new_tokens: Sequence[int]) -> None:
+    """Give a base model, in place, embeddings for new tokens, and the tokenizer's EOS as the token that ends a generation.
+
+    A new token starts with the mean of the rows of the tokens that were there, in both embeddings. Embeddings that have rows
+    to spare keep their size.
+
+    Args:
+        new_tokens: ids that were added behind the vocabulary.
+    """
+    import torch
+
+    if new_tokens:
+        if model.get_input_embeddings().weight.shape[0] <= max(new_tokens):
+            model.resize_token_embeddings(max(new_tokens) + 1, mean_resizing=False)
+        layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+        tensors = {p.data_ptr(): p for layer in layers for p in layer.parameters()}  # tied embeddings are one tensor
+        with torch.no_grad():
+            for tensor in tensors.values():
+                tensor[list(new_tokens)] = tensor[: min(new_tokens)].float().mean(0).to(tensor.dtype)
+    eos = tokenizer.eos_token_id
+    model.config.get_text_config().eos_token_id = eos
+    model.config.eos_token_id = eos
+    if model.generation_config is not None:
+        model.generation_config.eos_token_id = eos
 
 
 def save_checkpoint(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from selfcontrast import __version__, artifacts
 from selfcontrast.energy import read_joules
-from selfcontrast.errors import SelfContrastError, StepError
+from selfcontrast.errors import InputError, SelfContrastError, StepError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,6 +43,7 @@ class Step:
         folder: where outputs go, beside the manifest.
         report: counts and figures for the manifest; must be deterministic.
         cost: figures for run.json: tokens, steps; may vary between runs.
+        template: hash of the chat template with which all that the step reads was rendered; None before it is known.
     """
 
     spec: dict[str, Any]
@@ -51,6 +52,8 @@ class Step:
     outputs: dict[str, str] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
+    template: str | None = None
+    _template_from: str = ""
 
     @property
     def folder(self) -> Path:
@@ -58,11 +61,31 @@ class Step:
         return self.manifest_path.parent
 
     def open(self, manifest: Path) -> artifacts.Artifact:
-        """Open the outputs of an earlier step and note their hash as an input of this one."""
+        """Open the outputs of an earlier step, note their hash as an input of this one, and join their template."""
         artifact = artifacts.Artifact.open(manifest)
+        self.join_template(artifact.manifest.get("template_sha256"), where=str(manifest))
         parent = manifest.parent.name
         self.inputs[f"{manifest.parent.parent.name}/{parent}"] = artifact.digest
         return artifact
+
+    def join_template(self, digest: str | None, *, where: str) -> None:
+        """Note the hash of the chat template behind something that the step reads; None where text plays no part.
+
+        Raises:
+            InputError: something else that it reads was rendered with another template.
+        """
+        if digest is None:
+            return
+        if self.template is None:
+            self.template, self._template_from = digest, where
+        if digest != self.template:
+            raise InputError(
+                "two inputs of this step were rendered with different chat templates",
+                expected=f"{self.template}, as in {self._template_from}",
+                found=digest,
+                where=where,
+                remedy="delete the folder that does not fit models.<id>.template, and run snakemake again",
+            )
 
     def write_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Write one parquet output."""
@@ -133,6 +156,8 @@ def run_step(args: argparse.Namespace, work: Callable[[argparse.Namespace, Step]
             "outputs": step.outputs,
             "report": step.report,
         }
+        if step.template is not None:
+            manifest["template_sha256"] = step.template
         artifacts.write_json(args.out, manifest)
     except SelfContrastError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

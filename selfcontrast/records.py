@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,6 +14,19 @@ TARGET = "target"
 
 ELSEWHERE = "elsewhere"
 """Id, among reference log-probabilities, of an answer to another prompt: the target of the prompt that follows."""
+
+
+TRAINING_PROMPT = "training_prompt_ids"
+"""Column of a prompt as training reads it; only where that is another one than sampling reads."""
+
+
+def training_column(encoded: Mapping[str, Any]) -> str:
+    """Return the column of the prompts that training and reference log-probabilities read.
+
+    Args:
+        encoded: manifest of the step ``encode``.
+    """
+    return TRAINING_PROMPT if encoded["report"].get("trains_apart") else "prompt_ids"
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,7 @@ class Model(Strict):
     path: str | None = Field(None, description="folder or hub id of the checkpoint")
     scratch: Scratch | None = Field(None, description="train the base model from scratch on the pocket world")
     template: str = Field(
-        "tokenizer", description="chat template: `tokenizer` (its own) or `dialogue` (Human/Assistant turns)"
+        "tokenizer", description="plug-in of selfcontrast/templates; `tokenizer` is the checkpoint's own chat template"
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="type in which weights are stored, sampled and evaluated"
@@ -216,8 +216,8 @@ class Model(Strict):
     def _one_source(self) -> Model:
         if (self.path is None) == (self.scratch is None):
             raise ValueError("give either `path` or `scratch`")
-        if self.template not in ("tokenizer", "dialogue"):
-            raise ValueError(f"unknown template `{self.template}`; available: tokenizer, dialogue")
+        if self.template not in (known := plugins.names("templates")):
+            raise ValueError(f"unknown template `{self.template}`; available: {', '.join(known)}")
         return self
 
 

@@ -171,6 +171,7 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
                 "template": m.template,
                 "max_length": m.max_length,
                 "splits": splits,
+                "bad_records": data.bad_records,
                 "long_prompts": data.long_prompts,
                 "trust_remote_code": m.trust_remote_code,
                 "seed": derive_seed(study.seed, "split", dataset),
@@ -181,6 +182,7 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
             {
                 **loading,
                 "base": m.path,
+                "template": m.template,
                 "training": m.sft and m.sft.model_dump(),
                 "n_steps": max(1, round(m.sft.epochs * data.splits.sft / m.sft.batch)) if m.sft else 0,
                 "seed": derive_seed(study.seed, "sft", dataset, model),

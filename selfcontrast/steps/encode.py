@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfcontrast import artifacts, cli
 from selfcontrast.errors import InputError
-from selfcontrast.records import Message
+from selfcontrast.records import TRAINING_PROMPT, Message
 from selfcontrast.seeds import derive_seed
 from selfcontrast.sorting import PLACE, SortedRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+NOT_RENDERED = "the chat template cannot render the prompt"
 TOO_LONG = "the prompt with one of its answers does not fit into the context"
 
 
@@ -40,23 +41,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the splits."""
     from selfcontrast.checkpoints import load_tokenizer
-    from selfcontrast.rendering import Renderer
+    from selfcontrast.rendering import Renderer, prepare_tokenizer
 
     spec = step.spec
-    renderer = Renderer(load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"]), spec["template"])
+    tokenizer = load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"])
+    new_tokens = prepare_tokenizer(tokenizer, spec["template"])
+    renderer = Renderer(tokenizer, spec["template"])
+    step.join_template(renderer.digest, where=args.base)
     path = step.open(args.dialogues).path("dialogues.jsonl.gz")
     with artifacts.scratch(step.folder / "rows") as folder:
         rows, tally = encode(path, renderer, spec, room=args.room, folder=folder)
         bounds = split_bounds(len(rows), spec["splits"], where=str(path), dropped=tally.dropped)
         for name, (start, stop) in bounds.items():
-            step.write_parts(f"{name}.parquet", schema(), rows.between(start, stop))
+            step.write_parts(f"{name}.parquet", schema(_prompt_columns(renderer)), rows.between(start, stop))
     sizes = {name: stop - start for name, (start, stop) in bounds.items()}
     step.report = {
         "dropped": dict(tally.dropped),
         "prompts": sizes,
         "unused": len(rows) - sum(n for name, n in sizes.items() if name != "pool"),
-        "template_sha256": renderer.digest,
+        "new_tokens": len(new_tokens),
+        "trains_apart": renderer.trains_apart,
+        "control_tokens": dict(renderer.counts),
         "longest_prompt": tally.longest_prompt,
+        "mean_prompt_tokens": round(tally.prompt_tokens / len(rows), 2),
+        "mean_target_tokens": round(tally.target_tokens / len(rows), 2),
         "unknown_tokens": tally.unknown_tokens,
     }
 
@@ -68,16 +76,20 @@ class Tally:
     Attributes:
         dropped: dialogues that were left out, by reason.
         longest_prompt: tokens of the longest prompt that was kept.
+        prompt_tokens: tokens of all prompts that were kept.
+        target_tokens: tokens of their targets.
         unknown_tokens: tokens of kept prompts and targets that the tokenizer does not know.
     """
 
     dropped: Counter[str] = field(default_factory=Counter)
     longest_prompt: int = 0
+    prompt_tokens: int = 0
+    target_tokens: int = 0
     unknown_tokens: int = 0
 
 
-def schema() -> pa.Schema:
-    """Return the columns of a split."""
+def schema(prompt_columns: Iterable[str]) -> pa.Schema:
+    """Return the columns of a split, given those of a prompt's token ids."""
     import pyarrow as pa
 
     ids, texts = pa.list_(pa.int32()), pa.list_(pa.string())
@@ -85,7 +97,7 @@ def schema() -> pa.Schema:
         {
             "prompt_id": pa.string(),
             "prompt": pa.string(),
-            "prompt_ids": ids,
+            **dict.fromkeys(prompt_columns, ids),
             "target": pa.string(),
             "target_ids": ids,
             "rejected": texts,
@@ -96,7 +108,7 @@ def schema() -> pa.Schema:
 def encode(path: Path, renderer: Any, spec: dict[str, Any], *, room: int, folder: Path) -> tuple[SortedRows, Tally]:
     """Return every dialogue that fits, tokenised, in the order in which splits are cut from them; ``folder`` holds them."""
     tally = Tally()
-    with SortedRows(folder, schema(), tie="prompt_id") as rows:
+    with SortedRows(folder, schema(_prompt_columns(renderer)), tie="prompt_id") as rows:
         for row in _encoded(path, renderer, spec, room, tally):
             rows.add(row)
     return rows, tally
@@ -106,7 +118,14 @@ def _encoded(path: Path, renderer: Any, spec: dict[str, Any], room: int, tally: 
     unknown = renderer.tokenizer.unk_token_id
     for _, record in artifacts.read_jsonl(path):
         messages = [Message(m["role"], m["content"]) for m in record["messages"]]
-        prompt_ids, target_ids = renderer.prompt_ids(messages), renderer.response_ids(record["target"])
+        try:
+            prompts = {column: render(messages) for column, render in _prompt_columns(renderer).items()}
+        except InputError as error:
+            if spec["bad_records"] == "error":
+                raise InputError(str(error), where=f"row {record['row']} of the data set") from None
+            tally.dropped[NOT_RENDERED] += 1
+            continue
+        prompt_ids, target_ids = max(prompts.values(), key=len), renderer.response_ids(record["target"])
         longest_rejected = max((len(renderer.response_ids(r)) for r in record["rejected"]), default=0)
         needed = len(prompt_ids) + max(len(target_ids), longest_rejected, room)
         if needed > spec["max_length"]:
@@ -122,16 +141,26 @@ def _encoded(path: Path, renderer: Any, spec: dict[str, Any], room: int, tally: 
             tally.dropped[TOO_LONG] += 1
             continue
         tally.longest_prompt = max(tally.longest_prompt, len(prompt_ids))
+        tally.prompt_tokens += len(prompt_ids)
+        tally.target_tokens += len(target_ids)
         tally.unknown_tokens += prompt_ids.count(unknown) + target_ids.count(unknown)
         yield {
             "prompt_id": record["prompt_id"],
             "prompt": record["messages"][-1]["content"],
-            "prompt_ids": prompt_ids,
+            **prompts,
             "target": record["target"],
             "target_ids": target_ids,
             "rejected": record["rejected"],
             PLACE: derive_seed(spec["seed"], record["prompt_id"]),
         }
+
+
+def _prompt_columns(renderer: Any) -> dict[str, Callable[[list[Message]], list[int]]]:
+    """Return the columns of token ids of a prompt, each with what makes it."""
+    columns = {"prompt_ids": renderer.prompt_ids}
+    if renderer.trains_apart:
+        columns[TRAINING_PROMPT] = renderer.training_prompt_ids
+    return columns
 
 
 def split_bounds(

@@ -40,6 +40,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     for manifest in args.shards:
         # Not noted as inputs: the table is the same for any number of shards, and so is its manifest.
         shard = artifacts.Artifact.open(manifest)
+        step.join_template(shard.manifest.get("template_sha256"), where=str(manifest))
         if shard.manifest["inputs"] != step.inputs:
             raise InputError(
                 "log-probabilities are stale: they belong to other prompts, another pool or another reference",

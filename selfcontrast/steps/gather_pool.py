@@ -30,7 +30,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     rows = []
     for manifest in args.shards:
         # Not noted as inputs: the pool is the same for any number of shards, and so is its manifest.
-        table = artifacts.Artifact.open(manifest).table("shard.parquet")
+        shard = artifacts.Artifact.open(manifest)
+        step.join_template(shard.manifest.get("template_sha256"), where=str(manifest))
+        table = shard.table("shard.parquet")
         rows += [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
     place = {prompt_id: i for i, prompt_id in enumerate(order["prompt_id"])}
     if unknown := {r["prompt_id"] for r in rows} - set(place):

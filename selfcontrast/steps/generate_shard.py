@@ -42,8 +42,10 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     ]
     folder = step.open(args.policy).path("model")
     code = spec["trust_remote_code"]
+    renderer = Renderer(load_tokenizer(folder, trust_remote_code=code), spec["template"])
+    step.join_template(renderer.digest, where=str(folder))
     context = PoolContext(
-        renderer=Renderer(load_tokenizer(folder, trust_remote_code=code), spec["template"]),
+        renderer=renderer,
         policy=functools.cache(lambda: load_model(folder, dtype=spec["dtype"], trust_remote_code=code)),
         seed_of=lambda prompt_id, j: derive_seed(spec["seed"], prompt_id, j),
     )

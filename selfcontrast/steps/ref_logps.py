@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selfcontrast import cli
-from selfcontrast.records import ELSEWHERE, TARGET
+from selfcontrast.records import ELSEWHERE, TARGET, training_column
 
 TOKENS_PER_BATCH = 16_384
 """Response tokens that are computed together."""
@@ -40,7 +40,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     from selfcontrast.logprobs import supported_sharing, token_logps
 
     torch.set_num_threads(args.threads)
-    split = step.open(args.prompts).table("pool.parquet", ["prompt_id", "prompt_ids", "target_ids"])
+    prompts = step.open(args.prompts)
+    column = training_column(prompts.manifest)
+    split = prompts.table("pool.parquet", ["prompt_id", column, "target_ids"])
     pool = step.open(args.pool).table("responses.parquet", ["prompt_id", "response_id", "response_ids"])
     following = [*split["target_ids"][1:], split["target_ids"][0]]
     responses: dict[str, list[tuple[str, list[int]]]] = {
@@ -53,12 +55,12 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     model = load_model(folder, dtype=training_dtype(step.spec), trust_remote_code=step.spec["trust_remote_code"])
     half = step.spec["training"]["precision"] == "bf16"
     check_head(model)
-    rows = zip(split["prompt_id"], split["prompt_ids"], strict=True)
+    rows = zip(split["prompt_id"], split[column], strict=True)
     longest = max(len(p) + max(len(ids) for _, ids in responses[i]) for i, p in rows)
     sharing = supported_sharing(model, "prefix", longest_row=longest)
     values: dict[tuple[str, str], list[float]] = {}
     # Batches are planned over all prompts, so that the shards change nothing, not even by rounding.
-    batches = _batches(split["prompt_id"], split["prompt_ids"], responses)
+    batches = _batches(split["prompt_id"], split[column], responses)
     shard, shards = (int(x) for x in args.shard.split("-of-"))
     mine = batches[(shard - 1) * len(batches) // shards : shard * len(batches) // shards]
     # As the policy runs in training, so that at its first step the two are the same function.

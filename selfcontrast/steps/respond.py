@@ -47,6 +47,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     code = loading["trust_remote_code"]
     folder = step.open(args.policy).path("model")
     renderer = Renderer(load_tokenizer(folder, trust_remote_code=code), args.template)
+    step.join_template(renderer.digest, where=str(folder))
     model = load_model(folder, dtype=loading["dtype"], trust_remote_code=code)
     split = step.open(args.prompts).table(f"{args.split}.parquet", ["prompt_id", "prompt_ids"])
     ids, tokens = split["prompt_id"], split["prompt_ids"]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selfcontrast import artifacts, cli
+from selfcontrast.records import training_column
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,9 +31,10 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     if spec["training"] is None:
         _adopt(args, step)
         return
-    table = step.open(args.prompts).table("sft.parquet", ["prompt_ids", "target_ids"])
-    examples = [Example(p, [t]) for p, t in zip(table["prompt_ids"], table["target_ids"], strict=True)]
-    job = Job.start(args.base, args, step)
+    prompts = step.open(args.prompts)
+    table = prompts.table("sft.parquet", [training_column(prompts.manifest), "target_ids"])
+    examples = [Example(p, [t]) for p, t in zip(*table.values(), strict=True)]
+    job = Job.start(args.base, args, step, template=spec["template"])
     training, tokens = spec["training"], args.tokens or None
     length: dict[str, int] = {"n_steps": spec["n_steps"], "seed": spec["seed"]}
     if training["trainer"] == "trl":
@@ -56,16 +58,21 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
 
 def _adopt(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the base model as the SFT model: it has been fine-tuned elsewhere."""
-    from selfcontrast.checkpoints import load_model, load_tokenizer, save_checkpoint
+    from selfcontrast.checkpoints import fit_to_tokenizer, load_model, load_tokenizer, save_checkpoint
+    from selfcontrast.rendering import Renderer, prepare_tokenizer
 
-    code = step.spec["trust_remote_code"]
+    spec = step.spec
     step.open(args.prompts)
-    model = load_model(args.base, dtype=step.spec["dtype"], trust_remote_code=code)
-    save_checkpoint(step.folder / "model", model, load_tokenizer(args.base, trust_remote_code=code))
+    model = load_model(args.base, dtype=spec["dtype"], trust_remote_code=spec["trust_remote_code"])
+    tokenizer = load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"])
+    new_tokens = prepare_tokenizer(tokenizer, spec["template"])
+    step.join_template(Renderer(tokenizer, spec["template"]).digest, where=args.base)
+    fit_to_tokenizer(model, tokenizer, new_tokens)
+    save_checkpoint(step.folder / "model", model, tokenizer)
     step.add_output("model")
     artifacts.write_jsonl(step.folder / "history.jsonl", [])
     step.add_output("history.jsonl")
-    step.report = {"examples": 0, "steps": 0}
+    step.report = {"examples": 0, "steps": 0, "new_tokens": len(new_tokens)}
 
 
 if __name__ == "__main__":

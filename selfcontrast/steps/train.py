@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from selfcontrast import artifacts, cli, plugins
 from selfcontrast.errors import InputError
-from selfcontrast.records import ELSEWHERE, TARGET
+from selfcontrast.records import ELSEWHERE, TARGET, training_column
 from selfcontrast.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -83,9 +83,11 @@ def _token_groups(args: argparse.Namespace, step: cli.Step, objective: Objective
     """Join groups with tokens and reference log-probabilities by (prompt, response); a missing key is an error."""
     from selfcontrast.training.groups import Elsewhere, TokenGroup
 
-    split = step.open(args.prompts).table("pool.parquet", ["prompt_id", "prompt_ids", "target_ids"])
+    encoded = step.open(args.prompts)
+    column = training_column(encoded.manifest)
+    split = encoded.table("pool.parquet", ["prompt_id", column, "target_ids"])
     pool = step.open(args.pool).table("responses.parquet", ["prompt_id", "response_id", "response_ids"])
-    prompts = dict(zip(split["prompt_id"], split["prompt_ids"], strict=True))
+    prompts = dict(zip(split["prompt_id"], split[column], strict=True))
     targets = dict(zip(split["prompt_id"], split["target_ids"], strict=True))
     tokens = dict(zip(zip(pool["prompt_id"], pool["response_id"], strict=True), pool["response_ids"], strict=True))
     tokens |= {(i, TARGET): ids for i, ids in targets.items()}

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfcontrast import artifacts, cli
-from selfcontrast.checkpoints import load_model, load_tokenizer, save_checkpoint, training_dtype
+from selfcontrast.checkpoints import fit_to_tokenizer, load_model, load_tokenizer, save_checkpoint, training_dtype
 from selfcontrast.lm_head import check_head
 from selfcontrast.logprobs import Sharing, supported_sharing
+from selfcontrast.rendering import Renderer, prepare_tokenizer
 from selfcontrast.training.adapters import add_adapters, merge_adapters
 from selfcontrast.training.engine import Engine
 from selfcontrast.training.monitor import Monitor
@@ -45,12 +46,15 @@ class Job:
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def start(cls, checkpoint: str | Path, args: argparse.Namespace, step: cli.Step) -> Job:
+    def start(
+        cls, checkpoint: str | Path, args: argparse.Namespace, step: cli.Step, *, template: str | None = None
+    ) -> Job:
         """Load the checkpoint that a step trains.
 
         Args:
             args: with the flags of ``cli.add_execution_flags``.
             step: its spec has ``dtype``, ``trust_remote_code`` and ``training``.
+            template: chat template for which a base model is prepared; None for a model that is.
         """
         import torch
 
@@ -60,8 +64,14 @@ class Job:
         dtype = training_dtype(step.spec)
         model = load_model(checkpoint, dtype=dtype, trust_remote_code=code, quantise=quantise)
         check_head(model)
-        adapted = add_adapters(model, lora) if lora else None
-        return cls(step, model, load_tokenizer(checkpoint, trust_remote_code=code), args, adapted)
+        tokenizer = load_tokenizer(checkpoint, trust_remote_code=code)
+        new_tokens = []
+        if template is not None:
+            new_tokens = prepare_tokenizer(tokenizer, template)
+            step.join_template(Renderer(tokenizer, template).digest, where=str(checkpoint))
+            fit_to_tokenizer(model, tokenizer, new_tokens)
+        adapted = add_adapters(model, lora, new_tokens=new_tokens) if lora else None
+        return cls(step, model, tokenizer, args, adapted)
 
     @cached_property
     def engine(self) -> Engine:

@@ -37,7 +37,8 @@ ALL = [(kind, name) for kind in plugins.KINDS for name in plugins.names(kind)]
 HEAVY = {"torch", "transformers", "numpy", "pandas", "pyarrow", "scipy", "matplotlib", "sentence_transformers"}
 QUICK = settings(deadline=None, derandomize=True, max_examples=60)
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, dict[str, str]] = {
+    "templates": {},
     "datasets": {"read": "(path)"},
     "pools": {"respond": "(prompts, context, params, *, shard, shards)"},
     "scorers": {"score": "(pools, prompts, params)"},
@@ -47,6 +48,7 @@ FUNCTIONS = {
     "metrics": {"values": "(answers, params)"},
 }
 CONSTANTS = {
+    "templates": {"CHAT": str, "TOKENS": tuple, "END": str},
     "datasets": {"LICENCE": str, "HAS_REJECTED": bool},
     "pools": {"NEEDS_POLICY": bool},
     "filters": {"NEEDS_SCORES": bool},
@@ -153,9 +155,11 @@ def test_plug_in_has_the_functions_and_constants_of_its_kind(kind: str, name: st
         assert type(getattr(module, constant)) is kind_of
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, name in ALL if kind != "datasets"])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, name in ALL if kind not in ("datasets", "templates")]
+)
 def test_parameters_are_a_model_that_refuses_unknown_keys_and_change(kind: str, name: str) -> None:
-    """The adaptors of data sets have no parameters."""
+    """The adaptors of data sets and the chat templates have no parameters."""
     model = plugins.load(kind, name).Params
     assert issubclass(model, BaseModel)
     params = params_of(kind, name)[0]
@@ -217,6 +221,29 @@ def test_unknown_name_is_answered_with_the_nearest_and_all_others(kind: str, nam
         plugins.load(kind, name)
     assert f"unknown plug-in `{name}` of kind `{kind}`" in str(error.value)
     assert hint in str(error.value)
+
+
+# Templates
+
+
+@pytest.mark.parametrize("name", plugins.names("templates"))
+def test_template_says_where_it_is_from_and_how_it_writes_turns(name: str) -> None:
+    doc = plugins.load("templates", name).__doc__
+    assert all(f"\n{label}: " in doc for label in ("Source", "System turn", "End of a turn"))
+
+
+@pytest.mark.parametrize("name", plugins.names("templates"))
+def test_tokens_of_a_template_are_sorted_written_by_it_and_one_of_them_ends_a_turn(name: str) -> None:
+    module = plugins.load("templates", name)
+    assert list(module.TOKENS) == sorted(set(module.TOKENS))
+    assert all(token in module.CHAT for token in module.TOKENS)
+    assert not module.END or module.END in module.TOKENS
+    assert {c for c in vars(module) if c.isupper() and not c.startswith("_")} <= {
+        "CHAT",
+        "TRAINING_CHAT",
+        "TOKENS",
+        "END",
+    }
 
 
 # Data sets

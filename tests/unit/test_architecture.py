@@ -22,7 +22,7 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 # other. A package is one part: its modules may import each other, except plug-ins, which share only `_private` modules.
 LAYERS = (
     ("__init__", "errors", "seeds", "records", "layout", "progress", "energy"),
-    ("plugins", "artifacts"),
+    ("plugins", "artifacts", "escaping"),
     ("keys",),
     ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering"),
     ("config", "lm_head"),
@@ -43,7 +43,7 @@ IMPORTERS = {
     "accelerate": {"training.engine", "training.monitor"},
     "peft": {"training.adapters"},
     "trl": {"training.trl"},
-    "tokenizers": {"world.checkpoint"},
+    "tokenizers": {"escaping", "world.checkpoint"},
     "sentence_transformers": {"scorers.cosine"},
     "huggingface_hub": {"hub"},
     "pyarrow": {"artifacts", "datasets._records", "sorting", "steps.encode"},

@@ -179,7 +179,7 @@ WRONG_VALUES = [
     ("datasets.hh.bad_records", "skip", ["key `datasets.hh.bad_records`", "'error' or 'drop'", "'skip'"]),
     ("datasets.hh.world", "big", ["key `datasets.hh.world`", "'big'"]),
     ("models.pocket.dtype", "fp16", ["key `models.pocket.dtype`", "'float16'", "'fp16'"]),
-    ("models.pocket.template", "zephyr", ["`zephyr`", "tokenizer, dialogue"]),
+    ("models.pocket.template", "zefyr", ["unknown template `zefyr`", "available: chatml, dialogue, "]),
     ("training.lr", 0, ["key `training.lr`", "greater than 0", "found 0"]),
     ("training.lr", "fast", ["key `training.lr`", "number", "'fast'"]),
     ("training.lr", float("inf"), ["key `training.lr`", "finite", "inf"]),

@@ -348,7 +348,7 @@ def test_changing_the_budget_changes_the_arms_whose_n_is_not_budget_n() -> None:
         ({"evaluation__samples": 2}, {"evaluation"}),
         ({"scorers__cosine__batch": 64}, {"scorers/cosine"}),
         ({"datasets__hh__world": {"dialogues": 501}}, {"hh/world"}),
-        ({"datasets__hh__bad_records": "drop"}, {"hh/prompts"}),
+        ({"datasets__hh__bad_records": "drop"}, {"hh/prompts", "hh/pocket/prompts"}),
         ({"datasets__hh__long_prompts": "drop"}, {"hh/pocket/prompts"}),
         ({"models__pocket__gpus": 0}, set()),
         ({"models__pocket__sft__lr": 0.5}, {"hh/pocket/sft", "chat/pocket/sft"}),
