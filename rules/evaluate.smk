@@ -2,8 +2,8 @@ rule respond:
     input:
         unpack(policy_of),
         code="selfcontrast/steps/respond.py",
-        lib=SAMPLER,
-        spec="<results>/evaluation/spec.json",
+        lib=sampler_files,
+        spec="<results>/evaluation/{model}/spec.json",
         policy_spec=policy_spec,
         prompts=rules.encode.output.manifest,
     output:
@@ -15,8 +15,9 @@ rule respond:
     benchmark:
         "<benchmarks>/{dataset}/{model}/arms/{arm}/s{seed}/{split}/respond.jsonl"
     conda:
-        "../envs/vllm.yaml"
+        sampler_env
     resources:
+        python=sampler_python,
         gpu=gpus,
         mem_mb=grow(64_000),
         runtime=120,
@@ -25,10 +26,10 @@ rule respond:
         template=template_of,
         stream=stream_of,
     shell:
-        "exec python -m {params.module} --spec {input.spec}"
+        "exec {resources.python} -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --split {wildcards.split} --policy {input.policy}"
         " --policy-spec {input.policy_spec} --template {params.template} --seed {wildcards.seed} --stream {params.stream}"
-        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+        " --gpus {resources.gpu} --threads {threads} --out {output.manifest} > {log} 2>&1"
 
 
 rule score_answers:

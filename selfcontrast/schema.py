@@ -200,6 +200,9 @@ class Model(Strict):
     gpus: Annotated[int, Field(ge=0)] = Field(
         1, description="GPUs that each job with this model asks for; 0 for models that a CPU core can run"
     )
+    backend: Literal["hf", "vllm"] = Field(
+        "hf", description="software that samples pools and answers: transformers, or vLLM in an environment of its own"
+    )
     execution: Execution = Field(Execution.model_validate({}), description="how training fits the machine")
     sft: Optimisation = Field(description="supervised fine-tuning on the targets of the split `sft`")
 
