@@ -27,7 +27,8 @@ EOS_LIMIT = 48
 
 def ours(model: Any, prompts: list[list[int]], eos: int, turn: int) -> list[list[int]]:
     """Return the answers of this project's sampler, 16 prompts of like length at a time."""
-    from selfcontrast.generation import Sampling, plan_batches, sample_batch
+    from selfcontrast.generation import sample_batch
+    from selfcontrast.sampling import Sampling, plan_batches
 
     found = []
     for batch in plan_batches([len(p) for p in prompts], prompts_per_batch=16):
@@ -39,7 +40,7 @@ def ours(model: Any, prompts: list[list[int]], eos: int, turn: int) -> list[list
 
 def peer(model: Any, prompts: list[list[int]], eos: int, turn: int) -> list[list[int]]:
     """Return the answers of transformers, in the same batches, padded on the left."""
-    from selfcontrast.generation import plan_batches
+    from selfcontrast.sampling import plan_batches
 
     torch.manual_seed(turn)
     found = []

@@ -8,6 +8,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from snakemake.settings.types import DeploymentMethod
+
 from selfcontrast import config as study_config
 from selfcontrast import plugins, sweep
 from selfcontrast.errors import SelfContrastError
@@ -15,7 +17,10 @@ from selfcontrast.errors import SelfContrastError
 # Modules that make the numbers of several rules: their inputs, so that an edit reruns those.
 LOGPROBS = ["selfcontrast/lm_head.py", "selfcontrast/logprobs.py"]
 RENDERER = ["selfcontrast/escaping.py", "selfcontrast/rendering.py"]
-SAMPLER = [*LOGPROBS, "selfcontrast/generation.py"]
+SAMPLERS = {
+    "hf": [*LOGPROBS, "selfcontrast/sampling.py", "selfcontrast/generation.py"],
+    "vllm": ["selfcontrast/sampling.py", "selfcontrast/vllm_engine.py"],
+}
 TRAINER = [
     *LOGPROBS,
     *(
@@ -23,6 +28,8 @@ TRAINER = [
         for module in ("adapters", "engine", "loop", "sft", "state", "trl")
     ),
 ]
+
+WITH_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 
 FIGURES = ("scaling", "filters", "similarity", "length")
 
@@ -328,6 +335,31 @@ def launcher(wildcards):
     return (
         f"accelerate launch --config_file envs/accelerate/{model.execution.strategy}.yaml"
         f" --num_processes {model.gpus}"
+    )
+
+
+def sampler_files(wildcards):
+    """Return the modules that sample a model: those of its back-end."""
+    return SAMPLERS[cfg.models[wildcards.model].backend]
+
+
+def sampler_env(wildcards):
+    """Return the conda environment of a job that samples; used with `--sdm conda` alone."""
+    vllm = cfg.models[wildcards.model].backend == "vllm"
+    return f"../envs/{'vllm' if vllm else 'train'}.yaml"
+
+
+def sampler_python(wildcards):
+    """Return the Python of a job that samples: as a resource, since where it lies changes no number.
+
+    vLLM asks for other versions than the rest, so that it has an environment of its own: the one that
+    SELFCONTRAST_VLLM_PYTHON names, or that `make env-vllm` made. With `--sdm conda` it is the one that is active.
+    """
+    if cfg.models[wildcards.model].backend != "vllm" or WITH_CONDA:
+        return "python"
+    made = Path(".venv-vllm/bin/python")
+    return os.environ.get("SELFCONTRAST_VLLM_PYTHON") or (
+        str(made) if made.exists() else "python"
     )
 
 

@@ -2,9 +2,9 @@ rule respond:
     input:
         unpack(policy_of),
         code="selfcontrast/steps/respond.py",
-        lib=SAMPLER,
+        lib=sampler_files,
         template=template_files,
-        spec="<results>/evaluation/spec.json",
+        spec="<results>/evaluation/{model}/spec.json",
         policy_spec=policy_spec,
         prompts=rules.encode.output.manifest,
     output:
@@ -16,8 +16,9 @@ rule respond:
     benchmark:
         "<benchmarks>/{dataset}/{model}/arms/{arm}/s{seed}/{split}/respond.jsonl"
     conda:
-        "../envs/vllm.yaml"
+        sampler_env
     resources:
+        python=sampler_python,
         gpu=inference_gpus,
         mem_mb=grow(64_000),
         runtime=120,
@@ -26,10 +27,10 @@ rule respond:
         template=template_of,
         stream=stream_of,
     shell:
-        "exec python -m {params.module} --spec {input.spec}"
+        "exec {resources.python} -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --split {wildcards.split} --policy {input.policy}"
         " --policy-spec {input.policy_spec} --template {params.template} --seed {wildcards.seed} --stream {params.stream}"
-        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+        " --gpus {resources.gpu} --threads {threads} --out {output.manifest} > {log} 2>&1"
 
 
 rule score_answers:

@@ -2,7 +2,7 @@ rule generate_shard:
     input:
         code="selfcontrast/steps/generate_shard.py",
         lib=pool_file,
-        sampler=SAMPLER,
+        sampler=sampler_files,
         template=template_files,
         spec="<results>/{dataset}/{model}/pools/{pool}/spec.json",
         prompts=rules.encode.output.manifest,
@@ -21,17 +21,18 @@ rule generate_shard:
     benchmark:
         "<benchmarks>/{dataset}/{model}/pools/{pool}/{shard}/generate_shard.jsonl"
     conda:
-        "../envs/vllm.yaml"
+        sampler_env
     resources:
+        python=sampler_python,
         gpu=inference_gpus,
         mem_mb=grow(64_000),
         runtime=240,
     params:
         module=as_py_module(input.code),
     shell:
-        "exec python -m {params.module} --spec {input.spec}"
+        "exec {resources.python} -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --policy {input.policy} --shard {wildcards.shard}"
-        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+        " --gpus {resources.gpu} --threads {threads} --out {output.manifest} > {log} 2>&1"
 
 
 rule gather_pool:

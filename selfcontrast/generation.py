@@ -7,8 +7,7 @@ leave the batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from selfcontrast.lm_head import logits_of
 from selfcontrast.logprobs import PromptPass, Tokens, run_prompts
+from selfcontrast.sampling import Sampled, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,31 +24,23 @@ COMPACT_BELOW = 0.75
 """Finished responses are removed once fewer than this share of the rows are still running: each removal copies the cache."""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How a policy is sampled: temperature 0 is greedy; ``top_p`` 1 samples from the whole distribution."""
+class HuggingFaceSampler:
+    """A policy on the Hugging Face back-end: the ``sampling.Sampler`` of a loaded model."""
 
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.settings: dict[str, Any] = {"backend": "hf"}
 
-
-@dataclass(frozen=True)
-class Sampled:
-    """One sampled response: its token ids, with EOS if the model ended it, and why it ended."""
-
-    ids: list[int]
-    finish: Literal["stop", "length"]
-
-
-def plan_batches(lengths: Sequence[int], *, prompts_per_batch: int) -> list[list[int]]:
-    """Return the batches in which prompts are sampled: indices of prompts of like length, ties in prompt order.
-
-    The plan depends on the whole pool alone; shards take contiguous runs of batches. So the batch in which a prompt
-    runs, and with it every rounding error, is the same for any number of shards.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    return [order[i : i + prompts_per_batch] for i in range(0, len(order), prompts_per_batch)]
+    def sample(
+        self,
+        prompts: Sequence[Tokens],
+        seeds: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        eos_ids: frozenset[int],
+    ) -> list[list[Sampled]]:
+        """Return the responses; see ``sample_batch``."""
+        return sample_batch(self.model, prompts, seeds, sampling, eos_ids=eos_ids)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from selfcontrast import plugins
 from selfcontrast.keys import Count as Count
 from selfcontrast.keys import Fraction as Fraction
 from selfcontrast.keys import Id as Id
@@ -206,6 +207,9 @@ class Model(Strict):
     )
     inference_gpus: Count = Field(
         1, description="GPUs that a job asks for that samples or scores with this model; none where `gpus` is 0"
+    )
+    backend: Literal["hf", "vllm"] = Field(
+        "hf", description="software that samples pools and answers: transformers, or vLLM in an environment of its own"
     )
     execution: Execution = Field(Execution.model_validate({}), description="how training fits the machine")
     sft: Optimisation | None = Field(

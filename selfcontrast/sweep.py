@@ -11,7 +11,7 @@ from typing import Any
 
 from selfcontrast import plugins
 from selfcontrast.errors import ConfigError
-from selfcontrast.schema import Method, Optimisation, Study
+from selfcontrast.schema import Method, Model, Optimisation, Study
 from selfcontrast.seeds import derive_seed
 
 SPLITS = ("sft", "pool", "validation", "test")
@@ -138,7 +138,8 @@ def count_steps(training: Optimisation, *, n_prompts: int, n: int, budget: str, 
 
 def expand_specs(study: Study) -> dict[str, Spec]:
     """Return the spec of every step by the folder, under results/<study>/, in which ``spec.json`` is written."""
-    specs: dict[str, Spec] = {"evaluation": _evaluation_spec(study), "summary": _summary_spec(study)}
+    specs: dict[str, Spec] = {"summary": _summary_spec(study)}
+    specs |= {f"evaluation/{model}": _evaluation_spec(study, model) for model in study.models}
     specs |= {f"scorers/{k}": {"kind": s.kind, "params": s.params} for k, s in study.scorers.items()}
     for model, m in study.models.items():
         if m.scratch is not None:
@@ -196,6 +197,8 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
         params = {k: v for k, v in plugin.params.items() if k != "shards"}
         seed = derive_seed(study.seed, "pool", dataset, pool)
         spec = {**loading, "kind": plugin.kind, "params": params, "template": m.template, "pool": pool, "seed": seed}
+        if plugins.load("pools", plugin.kind).NEEDS_POLICY:
+            spec |= _engine(m)
         specs.append((f"pools/{pool}", spec))
     for arm in arms_of(study, dataset).values():
         if not arm.is_trained:
@@ -249,10 +252,19 @@ def _common_n(study: Study, arm: Arm) -> int:
     return study.comparison.common_n if limit >= study.comparison.common_n else 0
 
 
-def _evaluation_spec(study: Study) -> Spec:
+def _evaluation_spec(study: Study, model: str) -> Spec:
     e = study.evaluation
     keys = {"samples", "temperature", "top_p", "max_new_tokens", "batch_responses"}
-    return {**e.model_dump(include=keys), "seed": derive_seed(study.seed, "evaluation")}
+    return {
+        **e.model_dump(include=keys),
+        **_engine(study.models[model]),
+        "seed": derive_seed(study.seed, "evaluation"),
+    }
+
+
+def _engine(model: Model) -> Spec:
+    """Return what the back-end of sampling adds to a spec: nothing for the one that needs no more than the rest."""
+    return {} if model.backend == "hf" else {"engine": {"backend": model.backend, "max_length": model.max_length}}
 
 
 def _summary_spec(study: Study) -> Spec:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
+    from selfcontrast.chunks import Chunks
     from selfcontrast.rendering import Renderer
+    from selfcontrast.sampling import Sampler
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,12 @@ class PoolContext:
 
     Attributes:
         renderer: text to ids and back.
-        policy: returns the model that answers, loaded at the first call; pools that need none do not call it.
+        sampler: returns the policy that answers, loaded at the first call; pools that need none do not call it.
         seed_of: the random stream of a prompt's j-th response.
+        chunks: where finished batches outlive an interruption; None keeps none.
     """
 
     renderer: Renderer
-    policy: Callable[[], PreTrainedModel]
+    sampler: Callable[[], Sampler]
     seed_of: Callable[[str, int], int]
+    chunks: Chunks | None = None

@@ -1,13 +1,12 @@
 """Make the responses to one shard of the pool's prompts.
 
-In: the split pool, the policy (for pools that sample). Out: shard.parquet. One GPU at full size; a shard is small enough
-to be lost.
+In: the split pool, the policy (for pools that sample). Out: shard.parquet. One GPU at full size, or several with vLLM.
+Finished batches are kept until the shard is written: a job that was killed goes on behind them.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")
     parser.add_argument("--policy", type=Path, required=True, metavar="MANIFEST", help="of the model that answers")
     parser.add_argument("--shard", required=True, metavar="I-of-N", help="which part, counted from 1")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs that the job was granted")
     return cli.run_step(parser.parse_args(argv), work)
 
 
@@ -28,7 +28,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the responses of the shard, in prompt order."""
     import torch
 
-    from selfcontrast.checkpoints import load_model, load_tokenizer
+    from selfcontrast.backends import Policy
+    from selfcontrast.checkpoints import load_tokenizer
     from selfcontrast.pools._context import PoolContext, PoolPrompt
     from selfcontrast.rendering import Renderer
 
@@ -41,13 +42,15 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         for i, ids, r in zip(table["prompt_id"], table["prompt_ids"], table["rejected"], strict=True)
     ]
     folder = step.open(args.policy).path("model")
-    code = spec["trust_remote_code"]
-    renderer = Renderer(load_tokenizer(folder, trust_remote_code=code), spec["template"])
+    renderer = Renderer(load_tokenizer(folder, trust_remote_code=spec["trust_remote_code"]), spec["template"])
     step.join_template(renderer.digest, where=str(folder))
+    policy = Policy(step, folder, loading=spec, gpus=args.gpus)
+    chunks = policy.chunks()
     context = PoolContext(
         renderer=renderer,
-        policy=functools.cache(lambda: load_model(folder, dtype=spec["dtype"], trust_remote_code=code)),
+        sampler=policy.sampler,
         seed_of=lambda prompt_id, j: derive_seed(spec["seed"], prompt_id, j),
+        chunks=chunks,
     )
     module = plugins.load("pools", spec["kind"])
     found = module.respond(prompts, context, module.Params(**spec["params"]), shard=shard, shards=shards)
@@ -67,8 +70,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
             "finish": [r[2].finish for r in rows],
         },
     )
+    chunks.remove()
     step.report = {"responses": len(rows)}
-    step.cost = {"sampled_tokens": sum(len(r[2].ids) for r in rows)}
+    step.cost |= {"sampled_tokens": sum(len(r[2].ids) for r in rows)}
 
 
 if __name__ == "__main__":

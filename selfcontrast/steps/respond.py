@@ -1,6 +1,7 @@
 """Let a policy answer the held-out prompts.
 
-In: a held-out split, the policy. Out: responses.parquet. One GPU at full size; seconds on a CPU for `tiny`.
+In: a held-out split, the policy. Out: responses.parquet. One GPU at full size; seconds on a CPU for `tiny`. Finished batches
+are kept until the table is written: a job that was killed goes on behind them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--template", required=True, help="chat template of the model")
     parser.add_argument("--seed", type=int, required=True, help="training seed")
     parser.add_argument("--stream", choices=["baseline", "trained"], required=True, help="see work()")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs that the job was granted")
     return cli.run_step(parser.parse_args(argv), work)
 
 
@@ -37,33 +39,30 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     import torch
 
     from selfcontrast import artifacts
-    from selfcontrast.checkpoints import load_model, load_tokenizer
-    from selfcontrast.generation import Sampled, Sampling, plan_batches, sample_batch
+    from selfcontrast.backends import Policy
+    from selfcontrast.checkpoints import load_tokenizer
     from selfcontrast.rendering import Renderer
+    from selfcontrast.sampling import Request, Sampling, sample_shard
 
     torch.set_num_threads(args.threads)
     spec = step.spec
     loading = artifacts.read_json(args.policy_spec)
-    code = loading["trust_remote_code"]
     folder = step.open(args.policy).path("model")
-    renderer = Renderer(load_tokenizer(folder, trust_remote_code=code), args.template)
+    renderer = Renderer(load_tokenizer(folder, trust_remote_code=loading["trust_remote_code"]), args.template)
     step.join_template(renderer.digest, where=str(folder))
-    model = load_model(folder, dtype=loading["dtype"], trust_remote_code=code)
     split = step.open(args.prompts).table(f"{args.split}.parquet", ["prompt_id", "prompt_ids"])
-    ids, tokens = split["prompt_id"], split["prompt_ids"]
-    sampling = Sampling(spec["max_new_tokens"], spec["temperature"], spec["top_p"])
-    eos = frozenset([int(renderer.tokenizer.eos_token_id)])
-    sampled: dict[str, list[Sampled]] = {}
-    for batch in plan_batches(
-        [len(t) for t in tokens], prompts_per_batch=max(1, spec["batch_responses"] // spec["samples"])
-    ):
-        seeds = [
-            [derive_seed(spec["seed"], args.stream, args.seed, ids[i], j) for j in range(spec["samples"])]
-            for i in batch
-        ]
-        answers = sample_batch(model, [tokens[i] for i in batch], seeds, sampling, eos_ids=eos)
-        sampled |= {ids[i]: a for i, a in zip(batch, answers, strict=True)}
-    rows = [(i, f"eval.{j}", a) for i in ids for j, a in enumerate(sampled[i])]
+    ids = split["prompt_id"]
+    request = Request(
+        n=spec["samples"],
+        seed_of=lambda i, j: derive_seed(spec["seed"], args.stream, args.seed, ids[i], j),
+        sampling=Sampling(spec["max_new_tokens"], spec["temperature"], spec["top_p"]),
+        eos_ids=frozenset([int(renderer.tokenizer.eos_token_id)]),
+        prompts_per_batch=max(1, spec["batch_responses"] // spec["samples"]),
+    )
+    policy = Policy(step, folder, loading=loading, gpus=args.gpus)
+    chunks = policy.chunks()
+    sampled = sample_shard(split["prompt_ids"], request, policy.sampler, chunks=chunks)
+    rows = [(ids[i], f"eval.{j}", a) for i in range(len(ids)) for j, a in enumerate(sampled[i])]
     step.write_table(
         "responses.parquet",
         {
@@ -74,8 +73,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
             "finish": [r[2].finish for r in rows],
         },
     )
+    chunks.remove()
     step.report = {"responses": len(rows), "cut_by_length": sum(r[2].finish == "length" for r in rows)}
-    step.cost = {"sampled_tokens": sum(len(r[2].ids) for r in rows)}
+    step.cost |= {"sampled_tokens": sum(len(r[2].ids) for r in rows)}
 
 
 if __name__ == "__main__":

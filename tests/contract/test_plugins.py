@@ -604,9 +604,10 @@ def pool_prompts() -> list[Any]:
 
 @pytest.fixture(scope="module")
 def policy() -> Any:
+    from selfcontrast.generation import HuggingFaceSampler
     from selfcontrast.world.checkpoint import build_model
 
-    return build_model(n_layers=1, width=16, n_heads=2, max_length=64, seed=0).eval()
+    return HuggingFaceSampler(build_model(n_layers=1, width=16, n_heads=2, max_length=64, seed=0).eval())
 
 
 @pytest.mark.parametrize(("module", "params"), cases("pools"))

@@ -173,5 +173,5 @@ def test_rule_declares_manifest_and_run_and_says_what_it_logs(rule: str) -> None
     text = rules()[rule]
     assert re.search(r"manifest=\s*(temp\(\s*)?\"<results>/", text)
     assert 'run="<results>/' in text
-    assert re.search(r"exec (python|\{resources.launcher\}) -m \{params.module\} --spec \{input.spec\}", text)
+    assert re.search(r"exec (python|\{resources\.(launcher|python)\}) -m \{params.module\} --spec \{input.spec\}", text)
     assert re.search(r"--threads (\{threads\}|2) --out \{output\.manifest\} > \{log\} 2>&1", text)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from selfcontrast.generation import Sampling, sample_batch
+from selfcontrast.generation import sample_batch
 from selfcontrast.logprobs import response_logps
+from selfcontrast.sampling import Sampling
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
 

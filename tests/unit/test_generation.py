@@ -15,10 +15,11 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from selfcontrast import generation
-from selfcontrast.generation import Sampled, Sampling, plan_batches, sample_batch
+from selfcontrast.generation import HuggingFaceSampler, sample_batch
 from selfcontrast.plugins import load
 from selfcontrast.pools._context import PoolContext, PoolPrompt
 from selfcontrast.rendering import Renderer
+from selfcontrast.sampling import Sampled, Sampling, plan_batches
 from selfcontrast.seeds import derive_seed
 from selfcontrast.world.checkpoint import build_model, build_tokenizer
 
@@ -260,10 +261,10 @@ def test_every_prompt_is_in_one_batch(per_batch: int) -> None:
 @pytest.fixture(scope="module")
 def context() -> PoolContext:
     """The untrained model of the pocket world in float32, as the workflow samples it."""
-    policy = build_model(n_layers=1, width=16, n_heads=2, max_length=64, seed=0).eval()
+    policy = HuggingFaceSampler(build_model(n_layers=1, width=16, n_heads=2, max_length=64, seed=0).eval())
     return PoolContext(
         renderer=Renderer(build_tokenizer(max_length=64), "tokenizer"),
-        policy=lambda: policy,
+        sampler=lambda: policy,
         seed_of=lambda prompt_id, j: derive_seed(5, prompt_id, j),
     )
 

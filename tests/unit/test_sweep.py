@@ -217,11 +217,19 @@ def test_specs_of_every_step() -> None:
     below = ["prompts", "sft", "reference", "pools/sft", "pools/annotated"]
     below += [f"groups/{s}/n{n}" for s in ("all", "half") for n in (1, 2)]
     below += [f"arms/selfcontrast-{s}-n{n}" for s in ("all", "half") for n in (1, 2)]
-    expected = {"evaluation", "summary", "scorers/cosine", "scorers/grade", "models/pocket/base"}
+    expected = {"evaluation/pocket", "summary", "scorers/cosine", "scorers/grade", "models/pocket/base"}
     expected |= {"hh/world", "hh/prompts", "chat/prompts"}
     expected |= {f"{d}/pocket/{key}" for d in ("hh", "chat") for key in below}
     expected |= {"hh/pocket/groups/annotated/n1", "hh/pocket/arms/dpo-annotated-n1"}
     assert set(specs()) == expected
+
+
+def test_back_end_is_named_in_the_specs_of_what_is_sampled_unless_it_is_the_default() -> None:
+    """A pool that nothing samples, and the specs of every study before there was a choice, do not know of it."""
+    assert not any("engine" in spec for spec in specs().values())
+    chosen = {key: s["engine"] for key, s in specs(models__pocket__backend="vllm").items() if "engine" in s}
+    assert {*chosen} == {"hh/pocket/pools/sft", "chat/pocket/pools/sft", "evaluation/pocket"}
+    assert chosen["evaluation/pocket"] == {"backend": "vllm", "max_length": specs()["hh/pocket/prompts"]["max_length"]}
 
 
 def test_summary_lists_the_arms_of_each_data_set() -> None:
@@ -345,12 +353,13 @@ def test_changing_the_budget_changes_the_arms_whose_n_is_not_budget_n() -> None:
         ({"evaluation__compare_to": []}, set()),
         ({"evaluation__judge": "cosine"}, set()),
         ({"figures__ablation_n": 1}, set()),
-        ({"evaluation__samples": 2}, {"evaluation"}),
+        ({"evaluation__samples": 2}, {"evaluation/pocket"}),
         ({"scorers__cosine__batch": 64}, {"scorers/cosine"}),
         ({"datasets__hh__world": {"dialogues": 501}}, {"hh/world"}),
         ({"datasets__hh__bad_records": "drop"}, {"hh/prompts", "hh/pocket/prompts"}),
         ({"datasets__hh__long_prompts": "drop"}, {"hh/pocket/prompts"}),
         ({"models__pocket__gpus": 0}, set()),
+        ({"models__pocket__backend": "vllm"}, {"hh/pocket/pools/sft", "chat/pocket/pools/sft", "evaluation/pocket"}),
         ({"models__pocket__sft__lr": 0.5}, {"hh/pocket/sft", "chat/pocket/sft"}),
         ({"pools__sft__temperature": 0.7}, {"hh/pocket/pools/sft", "chat/pocket/pools/sft"}),
     ],
