@@ -131,13 +131,9 @@ def base_folder(wildcards, input):
 
 
 def room(wildcards):
-    """Return the tokens that sampling needs behind a prompt, over all pools and the evaluation."""
-    pools = [
-        p.params["max_new_tokens"]
-        for p in cfg.pools.values()
-        if "max_new_tokens" in p.params
-    ]
-    return max([cfg.evaluation.max_new_tokens, *pools])
+    """Return the tokens that sampling needs behind a prompt, over all pools and the evaluation; 1 if they have no limit."""
+    pools = [p.params.get("max_new_tokens") for p in cfg.pools.values()]
+    return max([1, *(n for n in (cfg.evaluation.max_new_tokens, *pools) if n)])
 
 
 # Pools, scores, groups

@@ -54,12 +54,13 @@ def sample_batch(
 ) -> list[list[Sampled]]:
     """Return ``len(seeds[i])`` responses to each ``prompts[i]``; response ``(i, j)`` draws from the stream ``seeds[i][j]``.
 
-    A response ends with the first token of ``eos_ids``, which is kept, or after ``max_new_tokens`` tokens.
+    A response ends with the first token of ``eos_ids``, which is kept, or where its room ends.
     """
     rows = torch.tensor([i for i, s in enumerate(seeds) for _ in s], device=model.device)
-    uniforms = _streams([s for row in seeds for s in row], sampling.max_new_tokens)
+    rooms = [sampling.room(p) for p, row in zip(prompts, seeds, strict=True) for _ in row]
+    uniforms = _streams([s for row in seeds for s in row], max(rooms))
     prompt = run_prompts(model, prompts).expand(rows)
-    tokens = _decode(model, prompt, uniforms, sampling, eos_ids)
+    tokens = _decode(model, prompt, uniforms, rooms, sampling, eos_ids)
     flat = iter([Sampled(ids, "stop" if ids[-1] in eos_ids else "length") for ids in tokens])
     return [[next(flat) for _ in row] for row in seeds]
 
@@ -71,22 +72,27 @@ def _streams(seeds: Sequence[int], n_tokens: int) -> Tensor:
 
 
 def _decode(
-    model: PreTrainedModel, prompt: PromptPass, uniforms: Tensor, sampling: Sampling, eos_ids: frozenset[int]
+    model: PreTrainedModel,
+    prompt: PromptPass,
+    uniforms: Tensor,
+    rooms: Sequence[int],
+    sampling: Sampling,
+    eos_ids: frozenset[int],
 ) -> list[list[int]]:
-    n_rows = len(uniforms)
+    n_rows, n_steps = uniforms.shape
     tokens: list[list[int]] = [[] for _ in range(n_rows)]
     alive = list(range(n_rows))  # row of the batch -> response
     running = torch.ones(n_rows, dtype=torch.bool)
     hidden, mask, lengths = prompt.last_hidden, prompt.mask, prompt.lengths
     cache = prompt.cache
-    for step in range(sampling.max_new_tokens):
+    for step in range(n_steps):
         logits = logits_of(model, hidden)
         drawn = _draw(logits, uniforms[alive, step].to(logits.device), sampling)
         for row, token in enumerate(drawn.tolist()):
             if running[row]:
                 tokens[alive[row]].append(token)
-                running[row] = token not in eos_ids
-        if not running.any() or step + 1 == sampling.max_new_tokens:
+                running[row] = token not in eos_ids and step + 1 < rooms[alive[row]]
+        if not running.any():
             break
         if running.float().mean() < COMPACT_BELOW:
             kept = running.nonzero()[:, 0].to(logits.device)

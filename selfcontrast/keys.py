@@ -11,6 +11,7 @@ from selfcontrast import plugins
 from selfcontrast.errors import ConfigError, first_problem
 
 _ID = re.compile(r"[a-z][a-z0-9]*")
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 def _check_id(value: str) -> str:
@@ -19,7 +20,14 @@ def _check_id(value: str) -> str:
     return value
 
 
+def _check_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(f"`{value}` is no name of a study: lower-case letters, digits and hyphens, a letter first")
+    return value
+
+
 Id = Annotated[str, AfterValidator(_check_id)]
+Name = Annotated[str, AfterValidator(_check_name)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 

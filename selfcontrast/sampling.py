@@ -21,11 +21,32 @@ LOG_EVERY_S = 30
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a policy is sampled: temperature 0 is greedy; ``top_p`` 1 samples from the whole distribution."""
+    """How a policy is sampled.
+
+    Attributes:
+        max_new_tokens: longest response.
+        temperature: 0 is greedy.
+        top_p: 1 samples from the whole distribution.
+        max_length: longest prompt and response together; None where ``max_new_tokens`` alone bounds a response.
+    """
 
     max_new_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+    max_length: int | None = None
+
+    @classmethod
+    def within(cls, max_new_tokens: int | None, temperature: float, top_p: float, max_length: int) -> Sampling:
+        """Return it with responses of at most so many tokens; None: as many as a context of ``max_length`` leaves."""
+        if max_new_tokens is None:
+            return cls(max_length - 1, temperature, top_p, max_length)
+        return cls(max_new_tokens, temperature, top_p)
+
+    def room(self, prompt: Tokens) -> int:
+        """Return the longest response to a prompt, in tokens."""
+        if self.max_length is None:
+            return self.max_new_tokens
+        return min(self.max_new_tokens, self.max_length - len(prompt))
 
 
 @dataclass(frozen=True)
@@ -63,7 +84,7 @@ class Sampler(Protocol):
     ) -> list[list[Sampled]]:
         """Return ``len(seeds[i])`` responses to each ``prompts[i]``; response ``(i, j)`` draws from ``seeds[i][j]``.
 
-        A response ends with the first token of ``eos_ids``, which is kept, or after ``max_new_tokens`` tokens. Equal
+        A response ends with the first token of ``eos_ids``, which is kept, or where its room ends. Equal
         calls give equal responses, whatever was sampled in between.
         """
 

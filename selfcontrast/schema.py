@@ -14,6 +14,7 @@ from selfcontrast import plugins
 from selfcontrast.keys import Count as Count
 from selfcontrast.keys import Fraction as Fraction
 from selfcontrast.keys import Id as Id
+from selfcontrast.keys import Name as Name
 from selfcontrast.keys import Plugin as Plugin
 from selfcontrast.keys import Strict as Strict
 
@@ -282,7 +283,7 @@ class Evaluation(Strict):
     )
     temperature: float = Field(1.0, ge=0)
     top_p: Fraction = 1.0
-    max_new_tokens: Count = Field(description="longest answer, in tokens")
+    max_new_tokens: Count | None = Field(description="longest answer, in tokens; null: what the model's context leaves")
     batch_responses: Count = Field(256, description="responses that are sampled together")
     bootstrap: Annotated[int, Field(ge=100)] = Field(5000, description="resamples behind each interval")
     compare_to: tuple[str, ...] = Field((), description="arms with which every other arm is compared, prompt by prompt")
@@ -307,7 +308,7 @@ class Figures(Strict):
 class Study(Strict):
     """A whole study."""
 
-    name: Id = Field(description="name of the folder under results/; the file's name without .yaml")
+    name: Name = Field(description="name of the folder under results/; the file's name without .yaml")
     description: str = Field(description="one sentence for the report")
     seed: int = Field(description="root of every random stream")
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = Field(

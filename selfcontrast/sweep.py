@@ -198,7 +198,7 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
         seed = derive_seed(study.seed, "pool", dataset, pool)
         spec = {**loading, "kind": plugin.kind, "params": params, "template": m.template, "pool": pool, "seed": seed}
         if plugins.load("pools", plugin.kind).NEEDS_POLICY:
-            spec |= _engine(m)
+            spec |= _engine(m) | _context(m, params["max_new_tokens"])
         specs.append((f"pools/{pool}", spec))
     for arm in arms_of(study, dataset).values():
         if not arm.is_trained:
@@ -258,6 +258,7 @@ def _evaluation_spec(study: Study, model: str) -> Spec:
     return {
         **e.model_dump(include=keys),
         **_engine(study.models[model]),
+        **_context(study.models[model], e.max_new_tokens),
         "seed": derive_seed(study.seed, "evaluation"),
     }
 
@@ -265,6 +266,11 @@ def _evaluation_spec(study: Study, model: str) -> Spec:
 def _engine(model: Model) -> Spec:
     """Return what the back-end of sampling adds to a spec: nothing for the one that needs no more than the rest."""
     return {} if model.backend == "hf" else {"engine": {"backend": model.backend, "max_length": model.max_length}}
+
+
+def _context(model: Model, max_new_tokens: int | None) -> Spec:
+    """Return what a sampler must know of the context: nothing where responses have a length of their own."""
+    return {"max_length": model.max_length} if max_new_tokens is None else {}
 
 
 def _summary_spec(study: Study) -> Spec:

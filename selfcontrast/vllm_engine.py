@@ -122,13 +122,13 @@ class VllmSampler:
                 seed=seed,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
-                max_tokens=sampling.max_new_tokens,
+                max_tokens=sampling.room(prompt),
                 stop_token_ids=sorted(eos_ids),
                 ignore_eos=True,  # other than those
                 detokenize=False,
                 logprobs=0 if self.with_logps else None,
             )
-            for row in seeds
+            for prompt, row in zip(prompts, seeds, strict=True)
             for seed in row
         ]
         with _explained(self.folder):
@@ -140,7 +140,7 @@ class VllmSampler:
 
     def _check_room(self, prompts: Sequence[Tokens], sampling: Sampling) -> None:
         longest = max((len(p) for p in prompts), default=0)
-        if longest + sampling.max_new_tokens > self.max_length:
+        if any(len(p) + sampling.room(p) > self.max_length for p in prompts):
             raise StepError(
                 "a response has no room in the context that vLLM was started with",
                 expected=f"prompt plus response of at most {self.max_length} tokens",

@@ -20,6 +20,9 @@ KV_SHARE = 0.9
 LARGEST_BATCH = 256
 """Responses that a sampler runs together at most: vLLM's default."""
 
+HF_FACTOR = 0.3
+"""Speed of the Hugging Face back-end on a GPU, as a share of vLLM's; assumed. A CPU's constants are those of that back-end."""
+
 POOL_BYTES = 9.0
 """Stored bytes for each token of a pool: text and ids, compressed, about 5; the reference's log-probability 4."""
 
@@ -88,16 +91,15 @@ def training_memory(shape: Shape, model: Model, training: Optimisation, *, token
 
 
 def sampling_seconds(
-    shape: Shape, machine: Machine, *, answers: float, n_responses: int, lengths: Lengths, number: int, devices: int
+    shape: Shape, machine: Machine, *, model: Model, answers: float, n_responses: int, lengths: Lengths, devices: int
 ) -> tuple[float, float]:
     """Return the seconds of sampling so many answers with tensor parallelism, and the bytes each device holds.
 
     A step reads all weights and the caches of the running answers, or is bound by its operations; prompts run once for
     their answers.
-
-    Args:
-        number: bytes of one number.
     """
+    number = BYTES[model.dtype]
+    share = machine.sample_share * (HF_FACTOR if model.gpus and model.backend == "hf" else 1)
     context = lengths.prompt + lengths.response
     weights = shape.weights * number / devices
     cache = shape.kv_bytes(number) / devices
@@ -105,7 +107,7 @@ def sampling_seconds(
     batch = max(1.0, min(LARGEST_BATCH, answers, room / (cache * context)))
     operations = forward(shape, batch, head_tokens=batch, context=context) / devices
     read = weights + batch * cache * context
-    step = max(operations / machine.flops, read / machine.bandwidth) / machine.sample_share
+    step = max(operations / machine.flops, read / machine.bandwidth) / share
     prefill = forward(shape, answers / n_responses * lengths.prompt, head_tokens=0, context=lengths.prompt / 2)
     seconds = answers / batch * lengths.response * step + prefill / devices / (machine.flops * machine.score_share)
     return seconds, weights + batch * cache * context

@@ -103,7 +103,7 @@ def lengths_of(study: Study, dataset: str, model: str, *, results: Path) -> Leng
     if expected is not None:
         return Lengths(expected.prompt, expected.response, "study")
     most = study.models[model].max_length
-    return Lengths(most / 4, min(most / 4, study.evaluation.max_new_tokens), "assumed")
+    return Lengths(most / 4, min(most / 4, study.evaluation.max_new_tokens or most), "assumed")
 
 
 def _report(manifest: Path) -> dict[str, Any]:
@@ -247,10 +247,10 @@ class _Planner:
             sampled, memory = sampling_seconds(
                 self.shape,
                 self.machine,
+                model=self.model,
                 answers=answers / shards,
                 n_responses=n,
                 lengths=self.lengths,
-                number=number,
                 devices=max(1, devices),
             )
         one = self.machine.start_s + sampled
@@ -310,10 +310,10 @@ class _Planner:
         sampled, memory = sampling_seconds(
             self.shape,
             self.machine,
+            model=self.model,
             answers=answers,
             n_responses=e.samples,
             lengths=self.lengths,
-            number=BYTES[self.model.dtype],
             devices=max(1, self.readers),
         )
         one, jobs = self.machine.start_s + sampled, n_arms * len(self.study.seeds)

@@ -38,10 +38,12 @@ class PoolContext:
         renderer: text to ids and back.
         sampler: returns the policy that answers, loaded at the first call; pools that need none do not call it.
         seed_of: the random stream of a prompt's j-th response.
+        max_length: longest prompt and response together, for pools whose responses have no length of their own.
         chunks: where finished batches outlive an interruption; None keeps none.
     """
 
     renderer: Renderer
     sampler: Callable[[], Sampler]
     seed_of: Callable[[str, int], int]
+    max_length: int = 0
     chunks: Chunks | None = None

@@ -23,7 +23,9 @@ class Params(Strict):
     n_responses: Count = Field(description="responses to each prompt")
     temperature: float = Field(1.0, ge=0, description="0 is greedy")
     top_p: Fraction = Field(1.0, description="1 samples from the whole distribution")
-    max_new_tokens: Count = Field(description="longest response; longer ones are cut and marked")
+    max_new_tokens: Count | None = Field(
+        description="longest response; longer ones are cut and marked. null: what the model's context leaves"
+    )
     shards: Count = Field(1, description="jobs that the pool is split into; the pool is the same for any number")
     batch_responses: Count = Field(
         512, description="responses that are sampled together; an interruption costs no more"
@@ -39,7 +41,7 @@ def respond(
     request = Request(
         n=params.n_responses,
         seed_of=lambda i, j: context.seed_of(prompts[i].prompt_id, j),
-        sampling=Sampling(params.max_new_tokens, params.temperature, params.top_p),
+        sampling=Sampling.within(params.max_new_tokens, params.temperature, params.top_p, context.max_length),
         eos_ids=frozenset([int(context.renderer.tokenizer.eos_token_id)]),
         prompts_per_batch=max(1, params.batch_responses // params.n_responses),
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,10 @@ class Params(Strict):
     model: str | None = Field(None, description="folder or hub id of a sentence-transformers model")
     package: str | None = Field(
         None, description="installed Python package that carries the model: get_model_path() names its folder"
+    )
+    pooling: Literal["model", "cls", "mean"] = Field(
+        "model",
+        description="vector of a text: as the model's own files say, its first token, or the mean of its tokens",
     )
     trust_remote_code: bool = Field(False, description="allow the model to bring code of its own")
     batch: Count = Field(128, description="texts embedded together; does not change results beyond rounding")
@@ -101,6 +105,9 @@ def _embedder(params: Params) -> Callable[[Sequence[str]], ndarray]:
             remedy="check `model` of the scorer in the study file",
         ) from None
 
+    if params.pooling != "model":
+        _set_pooling(model, params.pooling, str(folder))
+
     def embed(texts: Sequence[str]) -> ndarray:
         vectors: ndarray = model.encode(
             list(texts), batch_size=params.batch, normalize_embeddings=True, show_progress_bar=False
@@ -108,3 +115,16 @@ def _embedder(params: Params) -> Callable[[Sequence[str]], ndarray]:
         return vectors
 
     return embed
+
+
+def _set_pooling(model: Any, pooling: str, where: str) -> None:
+    """Let the pooling layer of an embedding model take the first token or the mean, whatever its files say."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    for i, layer in enumerate(model):
+        if isinstance(layer, Pooling):
+            model[i] = Pooling(model.get_embedding_dimension(), pooling_mode=pooling)
+            return
+    raise InputError(
+        "the embedding model has no pooling layer to set", where=where, remedy="set `pooling: model` for the scorer"
+    )

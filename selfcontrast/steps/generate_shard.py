@@ -50,6 +50,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         renderer=renderer,
         sampler=policy.sampler,
         seed_of=lambda prompt_id, j: derive_seed(spec["seed"], prompt_id, j),
+        max_length=spec.get("max_length", 0),
         chunks=chunks,
     )
     module = plugins.load("pools", spec["kind"])

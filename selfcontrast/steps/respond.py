@@ -55,7 +55,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     request = Request(
         n=spec["samples"],
         seed_of=lambda i, j: derive_seed(spec["seed"], args.stream, args.seed, ids[i], j),
-        sampling=Sampling(spec["max_new_tokens"], spec["temperature"], spec["top_p"]),
+        sampling=Sampling.within(spec["max_new_tokens"], spec["temperature"], spec["top_p"], spec.get("max_length", 0)),
         eos_ids=frozenset([int(renderer.tokenizer.eos_token_id)]),
         prompts_per_batch=max(1, spec["batch_responses"] // spec["samples"]),
     )

@@ -102,11 +102,16 @@ def test_memory_of_mixed_precision_is_16_bytes_a_weight_divided_over_the_devices
 def test_sampling_is_bound_by_the_bytes_it_reads() -> None:
     """With one answer a step reads all weights; with 256 it reads them once for all, so it costs little more."""
     shape, h100 = KNOWN["mistralai/Mistral-7B-v0.1"], MACHINES["h100"]
-    common: dict[str, Any] = {"n_responses": 1, "lengths": LENGTHS, "number": 2, "devices": 1}
+    model = Model(path="x", dtype="bfloat16", max_length=8, backend="vllm", sft=None)
+    common: dict[str, Any] = {"model": model, "n_responses": 1, "lengths": LENGTHS, "devices": 1}
     one, _ = sampling_seconds(shape, h100, answers=1, **common)
     many, memory = sampling_seconds(shape, h100, answers=256, **common)
     floor = LENGTHS.response * 2 * shape.weights / h100.bandwidth / h100.sample_share
     assert floor < one < 1.1 * floor
+    slow, _ = sampling_seconds(
+        shape, h100, answers=1, **{**common, "model": model.model_copy(update={"backend": "hf"})}
+    )
+    assert slow > 3 * one
     assert one < many < 4 * one
     assert 2 * shape.weights < memory < h100.memory
 
