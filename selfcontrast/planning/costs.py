@@ -21,7 +21,7 @@ LARGEST_BATCH = 256
 """Responses that a sampler runs together at most: vLLM's default."""
 
 HF_FACTOR = 0.3
-"""Speed of the Hugging Face back-end on a GPU, as a share of vLLM's; assumed. A CPU's constants are those of that back-end."""
+"""Speed of the Hugging Face back-end on a GPU, as a share of vLLM's: assumed. A CPU's constants are its own."""
 
 POOL_BYTES = 9.0
 """Stored bytes for each token of a pool: text and ids, compressed, about 5; the reference's log-probability 4."""
