@@ -11,13 +11,14 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from selfcontrast import __version__, artifacts
+from selfcontrast import __version__, artifacts, parquet
 from selfcontrast.errors import SelfContrastError, StepError
 
 log = logging.getLogger("selfcontrast")
@@ -63,6 +64,13 @@ class Step:
     def write_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Write one parquet output."""
         artifacts.write_table(self.folder / name, columns)
+        self.add_output(name)
+
+    @contextmanager
+    def table_writer(self, name: str, columns: Sequence[str]) -> Iterator[parquet.Writer]:
+        """Yield what writes one parquet output piece by piece."""
+        with artifacts.table_writer(self.folder / name, columns) as writer:
+            yield writer
         self.add_output(name)
 
     def add_output(self, name: str) -> None:

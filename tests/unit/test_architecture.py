@@ -21,8 +21,9 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 # From the bottom to the top. A part imports only from parts above which it stands; parts on one line do not know each
 # other. A package is one part: its modules may import each other, except plug-ins, which share only `_private` modules.
 LAYERS = (
-    ("__init__", "errors", "seeds", "records", "layout", "progress"),
-    ("plugins", "artifacts"),
+    ("__init__", "errors", "seeds", "records", "layout", "progress", "ragged"),
+    ("parquet",),
+    ("plugins", "artifacts", "joins", "stored_pools"),
     ("schema", "cli", "checkpoints", "rendering"),
     ("config", "lm_head"),
     ("sweep", "world"),
@@ -44,7 +45,7 @@ IMPORTERS = {
     "trl": {"training.trl"},
     "tokenizers": {"world.checkpoint"},
     "sentence_transformers": {"scorers.cosine"},
-    "pyarrow": {"artifacts", "datasets._records"},
+    "pyarrow": {"parquet", "joins", "datasets._records"},
     "statsmodels": {"stats"},
     "pandas": {"tables", "plotting", "steps.figures"},
     "yaml": {"config"},
