@@ -232,7 +232,7 @@ def run(work: Callable[[Any, cli.Step], None], manifest: Path, spec: dict[str, A
 
 
 def measure(name: str, folder: Path) -> dict[str, float]:
-    """Return seconds and peak MiB of one step in a process of its own."""
+    """Return seconds, seconds of CPU and peak MiB of one step in a process of its own."""
     command = [sys.executable, __file__, "--folder", str(folder), "--only", name]
     done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -250,10 +250,11 @@ def main() -> None:
     parser.add_argument("--only", choices=STEPS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         STEPS[args.only](Study(args.folder))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        print(json.dumps({"seconds": time.perf_counter() - start, "peak_mib": peak}))
+        seconds = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
+        print(json.dumps({**seconds, "peak_mib": peak}))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
@@ -261,12 +262,12 @@ def main() -> None:
         if not study.prompts.exists():
             build(study, args.prompts, args.responses, args.tokens, args.shards)
         print(f"{args.prompts:,} prompts x {args.responses} responses x {args.tokens} tokens, {args.shards} shards")
-        print(f"{'step':16}{'seconds':>10}{'peak MiB':>10}")
+        print(f"{'step':16}{'seconds':>10}{'of CPU':>10}{'peak MiB':>10}")
         for name in args.steps:
             if name == "gather_logps" and not study.logp_shards.exists():
                 build_logps(study, args.tokens, args.shards)
             found = measure(name, folder)
-            print(f"{name:16}{found['seconds']:10.1f}{math.ceil(found['peak_mib']):10,}", flush=True)
+            print(f"{name:16}{found['seconds']:10.1f}{found['cpu']:10.1f}{math.ceil(found['peak_mib']):10,}", flush=True)
 
 
 if __name__ == "__main__":

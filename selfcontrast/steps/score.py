@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from selfcontrast import cli, plugins
-from selfcontrast.stored_pools import StoredPools
+from selfcontrast.records import TARGET
+from selfcontrast.stored_pools import StoredPools, by_prompt
+
+PROMPTS_AT_A_TIME = 128
+"""Prompts whose responses are in memory together when the scores are written."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,13 +42,19 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     scores = scorer.score(pools, split["prompt"], scorer.Params(**spec["params"]))
     n_responses = 0
     texts: set[bytes] = set()
-    with step.table_writer("scores.parquet", ("prompt_id", "response_id", "score")) as writer:
-        for pool, row in zip(pools, scores, strict=True):
-            ids = [a.response_id for a in pool.answers]
-            numbers = [float(s) for s in row]
-            writer.write({"prompt_id": [pool.prompt_id] * len(ids), "response_id": ids, "score": numbers})
-            n_responses += len(ids) - 1
-            texts.update(_fingerprint(a.text) for a in pool.answers[:-1])
+    answers = by_prompt(split["prompt_id"], responses, ["response_id", "text"])
+    rows = zip(split["prompt_id"], answers, scores, strict=True)
+    columns = ("prompt_id", "response_id", "score")
+    with step.table_writer("scores.parquet", columns) as writer:
+        while some := list(itertools.islice(rows, PROMPTS_AT_A_TIME)):
+            table: dict[str, list[Any]] = {name: [] for name in columns}
+            for prompt_id, mine, numbers in some:
+                table["prompt_id"] += [prompt_id] * len(numbers)
+                table["response_id"] += [*(response_id for response_id, _ in mine), TARGET]
+                table["score"] += map(float, numbers)
+                n_responses += len(mine)
+                texts.update(_fingerprint(text) for _, text in mine)
+            writer.write(table)
     step.report = {"prompts": len(pools), "responses": n_responses, "distinct_texts": len(texts)}
 
 
