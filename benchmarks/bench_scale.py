@@ -267,7 +267,9 @@ def main() -> None:
             if name == "gather_logps" and not study.logp_shards.exists():
                 build_logps(study, args.tokens, args.shards)
             found = measure(name, folder)
-            print(f"{name:16}{found['seconds']:10.1f}{found['cpu']:10.1f}{math.ceil(found['peak_mib']):10,}", flush=True)
+            print(
+                f"{name:16}{found['seconds']:10.1f}{found['cpu']:10.1f}{math.ceil(found['peak_mib']):10,}", flush=True
+            )
 
 
 if __name__ == "__main__":

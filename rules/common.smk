@@ -12,6 +12,7 @@ from selfcontrast.errors import SelfContrastError
 
 # Modules that make the numbers of several rules: their inputs, so that an edit reruns those.
 LOGPROBS = ["selfcontrast/lm_head.py", "selfcontrast/logprobs.py"]
+JOINS = ["selfcontrast/joins.py"]
 SAMPLER = [*LOGPROBS, "selfcontrast/generation.py"]
 TRAINER = [
     *LOGPROBS,
@@ -154,13 +155,17 @@ def scorer_files(wildcards):
         if kind == "grade"
         else []
     )
-    return [plugin_file("scorers", kind), *world]
+    return [plugin_file("scorers", kind), "selfcontrast/stored_pools.py", *world]
 
 
 def selection_files(wildcards):
     """Return the plug-ins of a selection: its kind and its filter."""
     selection = cfg.selections[wildcards.selection]
-    files = [plugin_file("selections", selection.kind), "selfcontrast/selection.py"]
+    files = [
+        plugin_file("selections", selection.kind),
+        "selfcontrast/selection.py",
+        "selfcontrast/stored_pools.py",
+    ]
     if chosen := selection.params.get("filter"):
         files.append(plugin_file("filters", chosen["kind"]))
     return files

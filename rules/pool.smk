@@ -36,6 +36,7 @@ rule generate_shard:
 rule gather_pool:
     input:
         code="selfcontrast/steps/gather_pool.py",
+        lib=JOINS,
         spec="<results>/{dataset}/{model}/pools/{pool}/spec.json",
         prompts=rules.encode.output.manifest,
         shards=shards_of,
@@ -93,7 +94,7 @@ rule score_pool:
 rule ref_logps:
     input:
         code="selfcontrast/steps/ref_logps.py",
-        lib=LOGPROBS,
+        lib=[*LOGPROBS, *JOINS, "selfcontrast/ragged.py"],
         spec="<results>/{dataset}/{model}/sft/spec.json",
         prompts=rules.encode.output.manifest,
         pool=rules.gather_pool.output.manifest,
@@ -128,6 +129,7 @@ rule ref_logps:
 rule gather_logps:
     input:
         code="selfcontrast/steps/gather_logps.py",
+        lib=JOINS,
         spec="<results>/{dataset}/{model}/sft/spec.json",
         prompts=rules.encode.output.manifest,
         pool=rules.gather_pool.output.manifest,
