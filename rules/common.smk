@@ -21,6 +21,7 @@ SAMPLERS = {
     "hf": [*LOGPROBS, "selfcontrast/sampling.py", "selfcontrast/generation.py"],
     "vllm": ["selfcontrast/sampling.py", "selfcontrast/vllm_engine.py"],
 }
+JOINS = ["selfcontrast/joins.py"]
 TRAINER = [
     *LOGPROBS,
     *(
@@ -175,13 +176,17 @@ def scorer_files(wildcards):
         if kind == "grade"
         else []
     )
-    return [plugin_file("scorers", kind), *world]
+    return [plugin_file("scorers", kind), "selfcontrast/stored_pools.py", *world]
 
 
 def selection_files(wildcards):
     """Return the plug-ins of a selection: its kind and its filter."""
     selection = cfg.selections[wildcards.selection]
-    files = [plugin_file("selections", selection.kind), "selfcontrast/selection.py"]
+    files = [
+        plugin_file("selections", selection.kind),
+        "selfcontrast/selection.py",
+        "selfcontrast/stored_pools.py",
+    ]
     if chosen := selection.params.get("filter"):
         files.append(plugin_file("filters", chosen["kind"]))
     return files

@@ -38,6 +38,7 @@ rule generate_shard:
 rule gather_pool:
     input:
         code="selfcontrast/steps/gather_pool.py",
+        lib=JOINS,
         spec="<results>/{dataset}/{model}/pools/{pool}/spec.json",
         prompts=rules.encode.output.manifest,
         shards=shards_of,
@@ -95,7 +96,7 @@ rule score_pool:
 rule ref_logps:
     input:
         code="selfcontrast/steps/ref_logps.py",
-        lib=LOGPROBS,
+        lib=[*LOGPROBS, *JOINS, "selfcontrast/ragged.py"],
         spec="<results>/{dataset}/{model}/reference/spec.json",
         prompts=rules.encode.output.manifest,
         pool=rules.gather_pool.output.manifest,
@@ -130,6 +131,7 @@ rule ref_logps:
 rule gather_logps:
     input:
         code="selfcontrast/steps/gather_logps.py",
+        lib=JOINS,
         spec="<results>/{dataset}/{model}/reference/spec.json",
         prompts=rules.encode.output.manifest,
         pool=rules.gather_pool.output.manifest,

@@ -3,8 +3,11 @@ rule train:
         code="selfcontrast/steps/train.py",
         lib=[
             *TRAINER,
+            *JOINS,
+            "selfcontrast/ragged.py",
             "selfcontrast/training/groups.py",
             "selfcontrast/training/preference.py",
+            "selfcontrast/training/stored.py",
             "selfcontrast/objectives/_average.py",
         ],
         objective=objective_file,

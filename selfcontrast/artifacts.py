@@ -9,11 +9,12 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfcontrast import parquet
 from selfcontrast.errors import InputError
 
 if TYPE_CHECKING:
@@ -152,60 +153,21 @@ def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]], *, compress: b
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write columns of equal length as parquet; types follow the values.
-
-    Lists of token ids (columns that end with ``ids``) are stored as int32, those of tokens' log-probabilities as float32.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    arrays = {}
-    for name, values in columns.items():
-        kind = None
-        if name == "token_logps":
-            kind = pa.list_(pa.float32())
-        elif name.endswith("ids") and all(isinstance(v, list) for v in values):
-            kind = pa.list_(pa.int32())
-        arrays[name] = pa.array(values, type=kind)
+    """Write columns of equal length as parquet; see ``parquet.write`` for their types."""
     with atomic(path) as partial:
-        pq.write_table(pa.table(arrays), partial, compression="zstd")
+        parquet.write(partial, columns)
 
 
-ROWS_TOGETHER = 16_384
-"""Rows that `write_parts` holds in memory, and that form a row group of its file."""
-
-
-def write_parts(path: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:
-    """Write tables one after the other as one parquet file; the file depends on the rows, not on how they were parted."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with atomic(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-        held = schema.empty_table()
-        for part in parts:
-            held = pa.concat_tables([held, part])
-            while len(held) > ROWS_TOGETHER:
-                writer.write_table(held.slice(0, ROWS_TOGETHER).combine_chunks())
-                held = held.slice(ROWS_TOGETHER)
-        writer.write_table(held.combine_chunks())
+@contextmanager
+def table_writer(path: Path, columns: Sequence[str]) -> Iterator[parquet.Writer]:
+    """Yield what writes a parquet file piece by piece; the file appears when the block ends without an error."""
+    with atomic(path) as partial, closing(parquet.Writer(partial, columns)) as writer:
+        yield writer
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
     """Return the columns of a parquet file as lists."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path, columns=list(columns) if columns else None)
-    except FileNotFoundError:
-        raise InputError(
-            "a file is missing", where=str(path), remedy="run snakemake again; it makes what is missing"
-        ) from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(
-            "a parquet file is damaged", found=str(error), where=str(path), remedy="delete it and run snakemake again"
-        ) from None
-    return {name: table.column(name).to_pylist() for name in table.column_names}
+    return parquet.read(path, columns)
 
 
 @dataclass(frozen=True)
@@ -254,3 +216,11 @@ class Artifact:
     def table(self, name: str, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
         """Return one parquet output as columns."""
         return read_table(self.path(name), columns)
+
+    def arrow(self, name: str, columns: Sequence[str]) -> pa.Table:
+        """Return columns of one parquet output as Arrow, in a tenth of the memory of ``table``."""
+        return parquet.read_arrow(self.path(name), columns)
+
+    def batches(self, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Return columns of one parquet output a few rows at a time."""
+        return parquet.read_batches(self.path(name), columns)

@@ -11,18 +11,16 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from selfcontrast import __version__, artifacts
+from selfcontrast import __version__, artifacts, parquet
 from selfcontrast.energy import read_joules
 from selfcontrast.errors import InputError, SelfContrastError, StepError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 log = logging.getLogger("selfcontrast")
 
@@ -92,9 +90,11 @@ class Step:
         artifacts.write_table(self.folder / name, columns)
         self.add_output(name)
 
-    def write_parts(self, name: str, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:
-        """Write one parquet output from tables that are not in memory together."""
-        artifacts.write_parts(self.folder / name, schema, parts)
+    @contextmanager
+    def table_writer(self, name: str, columns: Sequence[str]) -> Iterator[parquet.Writer]:
+        """Yield what writes one parquet output piece by piece."""
+        with artifacts.table_writer(self.folder / name, columns) as writer:
+            yield writer
         self.add_output(name)
 
     def add_output(self, name: str) -> None:

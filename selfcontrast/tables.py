@@ -237,11 +237,11 @@ def similarity_table(cells: list[Cell]) -> pd.DataFrame:
 
 def _similarity_rows(cell: Cell, pool: str, scorer: str) -> Iterator[list[Any]]:
     tables = [
-        Artifact.open(cell.layout.pool_scores(pool, s)).table("scores.parquet")
+        Artifact.open(cell.layout.pool_scores(pool, s)).arrow("scores.parquet", ["response_id", "score"])
         for s in (scorer, cell.study.evaluation.judge)
     ]
-    frame = pd.DataFrame({"similarity": tables[0]["score"], "judge": tables[1]["score"]})
-    frame = frame[np.array(tables[0]["response_id"]) != TARGET]
+    frame = pd.DataFrame({"similarity": tables[0]["score"].to_numpy(), "judge": tables[1]["score"].to_numpy()})
+    frame = frame[tables[0]["response_id"].to_numpy() != TARGET]
     pearson, spearman = (float(frame.corr(method=m).iloc[0, 1]) for m in ("pearson", "spearman"))
     level = (
         frame["judge"]

@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from selfcontrast import artifacts, cli
+from selfcontrast import artifacts, cli, parquet
 from selfcontrast.errors import InputError
 from selfcontrast.records import TRAINING_PROMPT, Message
 from selfcontrast.seeds import derive_seed
 from selfcontrast.sorting import PLACE, SortedRows
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 NOT_RENDERED = "the chat template cannot render the prompt"
 TOO_LONG = "the prompt with one of its answers does not fit into the context"
@@ -53,7 +50,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         rows, tally = encode(path, renderer, spec, room=args.room, folder=folder)
         bounds = split_bounds(len(rows), spec["splits"], where=str(path), dropped=tally.dropped)
         for name, (start, stop) in bounds.items():
-            step.write_parts(f"{name}.parquet", schema(_prompt_columns(renderer)), rows.between(start, stop))
+            with step.table_writer(f"{name}.parquet", _columns(renderer)) as writer:
+                for part in rows.between(start, stop):
+                    writer.write(part)
     sizes = {name: stop - start for name, (start, stop) in bounds.items()}
     step.report = {
         "dropped": dict(tally.dropped),
@@ -88,27 +87,10 @@ class Tally:
     unknown_tokens: int = 0
 
 
-def schema(prompt_columns: Iterable[str]) -> pa.Schema:
-    """Return the columns of a split, given those of a prompt's token ids."""
-    import pyarrow as pa
-
-    ids, texts = pa.list_(pa.int32()), pa.list_(pa.string())
-    return pa.schema(
-        {
-            "prompt_id": pa.string(),
-            "prompt": pa.string(),
-            **dict.fromkeys(prompt_columns, ids),
-            "target": pa.string(),
-            "target_ids": ids,
-            "rejected": texts,
-        }
-    )
-
-
 def encode(path: Path, renderer: Any, spec: dict[str, Any], *, room: int, folder: Path) -> tuple[SortedRows, Tally]:
     """Return every dialogue that fits, tokenised, in the order in which splits are cut from them; ``folder`` holds them."""
     tally = Tally()
-    with SortedRows(folder, schema(_prompt_columns(renderer)), tie="prompt_id") as rows:
+    with SortedRows(folder, parquet.schema(_columns(renderer)), tie="prompt_id") as rows:
         for row in _encoded(path, renderer, spec, room, tally):
             rows.add(row)
     return rows, tally
@@ -153,6 +135,11 @@ def _encoded(path: Path, renderer: Any, spec: dict[str, Any], room: int, tally: 
             "rejected": record["rejected"],
             PLACE: derive_seed(spec["seed"], record["prompt_id"]),
         }
+
+
+def _columns(renderer: Any) -> list[str]:
+    """Return the columns of a split."""
+    return ["prompt_id", "prompt", *_prompt_columns(renderer), "target", "target_ids", "rejected"]
 
 
 def _prompt_columns(renderer: Any) -> dict[str, Callable[[list[Message]], list[int]]]:

@@ -11,11 +11,19 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from selfcontrast import cli
+from selfcontrast import artifacts, cli, joins
 from selfcontrast.records import ELSEWHERE, TARGET, training_column
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy import ndarray
+
+    from selfcontrast.ragged import Ragged
 
 TOKENS_PER_BATCH = 16_384
 """Response tokens that are computed together."""
@@ -32,72 +40,101 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
-    """Write the log-probabilities."""
+    """Write the log-probabilities, in the order of the prompts."""
+    import numpy as np
     import torch
 
     from selfcontrast.checkpoints import load_model, training_dtype
     from selfcontrast.lm_head import check_head
     from selfcontrast.logprobs import supported_sharing, token_logps
+    from selfcontrast.ragged import Ragged
 
     torch.set_num_threads(args.threads)
-    prompts = step.open(args.prompts)
-    column = training_column(prompts.manifest)
-    split = prompts.table("pool.parquet", ["prompt_id", column, "target_ids"])
-    pool = step.open(args.pool).table("responses.parquet", ["prompt_id", "response_id", "response_ids"])
-    following = [*split["target_ids"][1:], split["target_ids"][0]]
-    responses: dict[str, list[tuple[str, list[int]]]] = {
-        i: [(TARGET, ids), (ELSEWHERE, other)]
-        for i, ids, other in zip(split["prompt_id"], split["target_ids"], following, strict=True)
-    }
-    for prompt_id, response_id, ids in zip(pool["prompt_id"], pool["response_id"], pool["response_ids"], strict=True):
-        responses[prompt_id].append((response_id, ids))
+    encoded = step.open(args.prompts)
+    column = training_column(encoded.manifest)
+    split = encoded.arrow("pool.parquet", ["prompt_id", column, "target_ids"])
+    prompt_ids = split["prompt_id"].combine_chunks()
+    prompts, targets = Ragged(split[column].chunks), Ragged(split["target_ids"].chunks)
+    following = np.roll(np.arange(len(prompts)), -1)
+    pool = step.open(args.pool)
     folder = step.open(args.reference).path("model")
     model = load_model(folder, dtype=training_dtype(step.spec), trust_remote_code=step.spec["trust_remote_code"])
     half = step.spec["training"]["precision"] == "bf16"
     check_head(model)
-    rows = zip(split["prompt_id"], split[column], strict=True)
-    longest = max(len(p) + max(len(ids) for _, ids in responses[i]) for i, p in rows)
-    sharing = supported_sharing(model, "prefix", longest_row=longest)
-    values: dict[tuple[str, str], list[float]] = {}
+    n_responses, longest = _sizes(pool, prompt_ids)
+    longest = np.maximum.reduce([longest, targets.lengths, targets.lengths[following]])
+    sharing = supported_sharing(model, "prefix", longest_row=int((prompts.lengths + longest).max()))
     # Batches are planned over all prompts, so that the shards change nothing, not even by rounding.
-    batches = _batches(split["prompt_id"], split[column], responses)
+    batches = _batches(prompts.lengths, (n_responses + 2) * longest)
     shard, shards = (int(x) for x in args.shard.split("-of-"))
     mine = batches[(shard - 1) * len(batches) // shards : shard * len(batches) // shards]
+    owners, response_ids, responses = _responses(pool, prompt_ids, [p for batch in mine for p in batch])
+    rows = {p: range(*np.searchsorted(owners, [p, p + 1])) for batch in mine for p in batch}
+    values: dict[int, list[ndarray]] = {}
     # As the policy runs in training, so that at its first step the two are the same function.
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=half):
         for batch in mine:
-            texts = [[ids for _, ids in responses[i]] for i, _ in batch]
-            found = token_logps(model, [p for _, p in batch], texts, sharing=sharing)
-            keys = [(i, response_id) for i, _ in batch for response_id, _ in responses[i]]
-            values |= dict(zip(keys, [v.tolist() for v in found.split()], strict=True))
-    step.write_table(
-        "shard.parquet",
-        {
-            "prompt_id": [k[0] for k in values],
-            "response_id": [k[1] for k in values],
-            "logp": [math.fsum(v) for v in values.values()],
-            "token_logps": list(values.values()),
-        },
-    )
-    step.report = {"responses": len(values)}
-    step.cost = {"scored_tokens": sum(map(len, values.values()))}
+            texts = [[targets[p], targets[following[p]], *(responses[i] for i in rows[p])] for p in batch]
+            tokens = [[ids.tolist() for ids in answers] for answers in texts]
+            found = token_logps(model, [prompts[p].tolist() for p in batch], tokens, sharing=sharing).split()
+            logps = iter(v.cpu().numpy() for v in found)
+            values |= {p: [next(logps) for _ in answers] for p, answers in zip(batch, texts, strict=True)}
+    with step.table_writer("shard.parquet", ("prompt_id", "response_id", "logp", "token_logps")) as writer:
+        for p in sorted(values):
+            writer.write(
+                {
+                    "prompt_id": [prompt_ids[p]] * len(values[p]),
+                    "response_id": [TARGET, ELSEWHERE, *(response_ids[i] for i in rows[p])],
+                    "logp": [math.fsum(v.tolist()) for v in values[p]],
+                    "token_logps": values[p],
+                }
+            )
+    step.report = {"responses": sum(map(len, values.values()))}
+    step.cost = {"scored_tokens": sum(len(v) for answers in values.values() for v in answers)}
 
 
-def _batches(
-    prompt_ids: list[str], tokens: list[list[int]], responses: dict[str, list[tuple[str, list[int]]]]
-) -> list[list[tuple[str, list[int]]]]:
-    """Return batches of (prompt id, tokens), prompts of like length together."""
-    order = sorted(range(len(prompt_ids)), key=lambda i: (len(tokens[i]), i))
-    batches: list[list[tuple[str, list[int]]]] = []
+def _sizes(pool: artifacts.Artifact, prompt_ids: pa.Array) -> tuple[ndarray, ndarray]:
+    """Return how many responses each prompt has, and the tokens of its longest one."""
+    import numpy as np
+
+    n_responses, longest = np.zeros((2, len(prompt_ids)), np.int64)
+    for batch in pool.batches("responses.parquet", ["prompt_id", "response_ids"]):
+        prompts = joins.find(batch["prompt_id"], prompt_ids)
+        n_responses += np.bincount(prompts, minlength=len(prompt_ids))
+        np.maximum.at(longest, prompts, batch["response_ids"].value_lengths().to_numpy())
+    return n_responses, longest
+
+
+def _responses(
+    pool: artifacts.Artifact, prompt_ids: pa.Array, mine: Sequence[int]
+) -> tuple[ndarray, list[str], Ragged]:
+    """Return prompt, response id and tokens of the responses to some of the prompts, in the order of the pool."""
+    import numpy as np
+
+    from selfcontrast.ragged import Ragged
+
+    is_mine = np.isin(np.arange(len(prompt_ids)), mine)
+    owners, tokens = [np.zeros(0, np.int64)], []
+    response_ids: list[str] = []
+    for batch in pool.batches("responses.parquet", ["prompt_id", "response_id", "response_ids"]):
+        prompts = joins.find(batch["prompt_id"], prompt_ids)
+        rows = np.flatnonzero(is_mine[prompts])
+        owners.append(prompts[rows])
+        response_ids += map(sys.intern, batch["response_id"].take(rows).to_pylist())
+        tokens.append(batch["response_ids"].take(rows))
+    return np.concatenate(owners), response_ids, Ragged(tokens)
+
+
+def _batches(lengths: ndarray, costs: ndarray) -> list[list[int]]:
+    """Return batches of prompts, those of like length together."""
+    batches: list[list[int]] = []
     size = 0
-    for i in order:
-        rows = responses[prompt_ids[i]]
-        cost = len(rows) * max(len(ids) for _, ids in rows)
-        if not batches or size + cost > TOKENS_PER_BATCH:
+    for prompt in lengths.argsort(kind="stable").tolist():
+        if not batches or size + costs[prompt] > TOKENS_PER_BATCH:
             batches.append([])
             size = 0
-        batches[-1].append((prompt_ids[i], tokens[i]))
-        size += cost
+        batches[-1].append(prompt)
+        size += int(costs[prompt])
     return batches
 
 

@@ -7,11 +7,18 @@ the target of a prompt has the response id `target`. One GPU for large embedding
 from __future__ import annotations
 
 import argparse
+import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from selfcontrast import cli, plugins
-from selfcontrast.records import TARGET, Answer, PromptPool
+from selfcontrast.records import TARGET
+from selfcontrast.stored_pools import StoredPools, by_prompt
+
+PROMPTS_AT_A_TIME = 128
+"""Prompts whose responses are in memory together when the scores are written."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,25 +36,31 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the scores."""
     spec = step.spec
     split = step.open(args.prompts).table(f"{args.split}.parquet", ["prompt_id", "prompt", "target"])
-    table = step.open(args.responses).table("responses.parquet", ["prompt_id", "response_id", "text"])
-    answers: dict[str, list[Answer]] = {i: [] for i in split["prompt_id"]}
-    for prompt_id, response_id, text in zip(table["prompt_id"], table["response_id"], table["text"], strict=True):
-        answers[prompt_id].append(Answer(response_id, text))
-    pools = [
-        PromptPool(i, target, (*answers[i], Answer(TARGET, target)))
-        for i, target in zip(split["prompt_id"], split["target"], strict=True)
-    ]
+    responses = step.open(args.responses).path("responses.parquet")
+    pools = StoredPools(split["prompt_id"], split["target"], responses, with_target=True)
     scorer = plugins.load("scorers", spec["kind"])
     scores = scorer.score(pools, split["prompt"], scorer.Params(**spec["params"]))
-    step.write_table(
-        "scores.parquet",
-        {
-            "prompt_id": [p.prompt_id for p in pools for _ in p.answers],
-            "response_id": [a.response_id for p in pools for a in p.answers],
-            "score": [float(s) for row in scores for s in row],
-        },
-    )
-    step.report = {"prompts": len(pools), "responses": len(table["text"]), "distinct_texts": len(set(table["text"]))}
+    n_responses = 0
+    texts: set[bytes] = set()
+    answers = by_prompt(split["prompt_id"], responses, ["response_id", "text"])
+    rows = zip(split["prompt_id"], answers, scores, strict=True)
+    columns = ("prompt_id", "response_id", "score")
+    with step.table_writer("scores.parquet", columns) as writer:
+        while some := list(itertools.islice(rows, PROMPTS_AT_A_TIME)):
+            table: dict[str, list[Any]] = {name: [] for name in columns}
+            for prompt_id, mine, numbers in some:
+                table["prompt_id"] += [prompt_id] * len(numbers)
+                table["response_id"] += [*(response_id for response_id, _ in mine), TARGET]
+                table["score"] += map(float, numbers)
+                n_responses += len(mine)
+                texts.update(_fingerprint(text) for _, text in mine)
+            writer.write(table)
+    step.report = {"prompts": len(pools), "responses": n_responses, "distinct_texts": len(texts)}
+
+
+def _fingerprint(text: str) -> bytes:
+    """Return 16 bytes that stand for a text: a pool of the paper has gigabytes of them."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 if __name__ == "__main__":

@@ -6,14 +6,16 @@ In: the split pool, the pool, its scores (for selections that use them). Out: gr
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from selfcontrast import artifacts, cli
 from selfcontrast.errors import InputError
-from selfcontrast.records import Answer, PromptPool
+from selfcontrast.records import Group
 from selfcontrast.seeds import derive_seed
 from selfcontrast.selection import Draw, Selected, select_groups
+from selfcontrast.stored_pools import StoredPools, by_prompt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,12 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
-    """Write the groups."""
+    """Write the groups. Responses and scores are read prompt by prompt, the scores of the groups once more."""
     spec = step.spec
-    pools = _pools(args, step)
+    split = step.open(args.prompts).table("pool.parquet", ["prompt_id", "target"])
+    responses = step.open(args.pool).path("responses.parquet")
+    scores = step.open(args.scores).path("scores.parquet") if args.scores is not None else None
+    most = max(len(rows) for rows in by_prompt(split["prompt_id"], responses, ["response_id"]))
     # A data set with fewer annotated answers than common_n, in a study with others that have more, is not asked for it.
-    reserve = spec["common_n"] if max(len(p.answers) for p in pools) >= spec["common_n"] else 0
+    reserve = spec["common_n"] if most >= spec["common_n"] else 0
     draw = Draw(spec["n"], reserve, spec["nested"], derive_seed(spec["seed"], args.seed))
+    pools = StoredPools(split["prompt_id"], split["target"], responses, scores)
     selected = select_groups(pools, draw, kind=spec["kind"], params=spec["params"])
     if not selected.groups:
         raise InputError(
@@ -41,42 +47,20 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
             where=str(args.pool),
             remedy="lower n or comparison.common_n, keep more in the filter, or raise n_responses of the pool",
         )
-    score = {(p.prompt_id, a.response_id): a.score for p in pools for a in p.answers} if args.scores else None
-    artifacts.write_jsonl(
-        step.folder / "groups.jsonl",
-        (
-            {
-                "prompt_id": g.prompt_id,
-                "chosen": g.chosen,
-                "rejected": g.rejected,
-                "score": score and [score[g.prompt_id, r] for r in g.rejected],
-            }
-            for g in selected.groups
-        ),
-    )
+    artifacts.write_jsonl(step.folder / "groups.jsonl", _records(selected.groups, split["prompt_id"], scores))
     step.add_output("groups.jsonl")
     step.report = {"common_n": reserve, **_report(selected)}
 
 
-def _pools(args: argparse.Namespace, step: cli.Step) -> list[PromptPool]:
-    split = step.open(args.prompts).table("pool.parquet", ["prompt_id", "target"])
-    table = step.open(args.pool).table("responses.parquet", ["prompt_id", "response_id", "text"])
-    scores: dict[tuple[str, str], float] = {}
-    if args.scores is not None:
-        scored = step.open(args.scores).table("scores.parquet")
-        scores = dict(zip(zip(scored["prompt_id"], scored["response_id"], strict=True), scored["score"], strict=True))
-    answers: dict[str, list[Answer]] = {i: [] for i in split["prompt_id"]}
-    for prompt_id, response_id, text in zip(table["prompt_id"], table["response_id"], table["text"], strict=True):
-        score = scores.get((prompt_id, response_id))
-        if args.scores is not None and score is None:
-            raise InputError(
-                "a response has no score",
-                found=f"{response_id} of prompt {prompt_id}",
-                where=str(args.scores),
-                remedy="delete the scores and run snakemake again",
-            )
-        answers[prompt_id].append(Answer(response_id, text, score))
-    return [PromptPool(i, t, tuple(answers[i])) for i, t in zip(split["prompt_id"], split["target"], strict=True)]
+def _records(groups: Sequence[Group], prompt_ids: Sequence[str], scores: Path | None) -> Iterator[dict[str, Any]]:
+    """Yield the groups as they are written, with the scores of the negatives where there is a scorer."""
+    scored = zip(prompt_ids, by_prompt(prompt_ids, scores, ["response_id", "score"]), strict=True) if scores else None
+    for group in groups:
+        score = None
+        if scored is not None:
+            of_response = next(dict(rows) for prompt_id, rows in scored if prompt_id == group.prompt_id)
+            score = [of_response[r] for r in group.rejected]
+        yield {"prompt_id": group.prompt_id, "chosen": group.chosen, "rejected": group.rejected, "score": score}
 
 
 def _report(selected: Selected) -> dict[str, object]:

@@ -9,18 +9,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from selfcontrast import artifacts, cli, plugins
+from selfcontrast import artifacts, cli, joins, plugins
 from selfcontrast.errors import InputError
 from selfcontrast.records import ELSEWHERE, TARGET, training_column
 from selfcontrast.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from selfcontrast.training.groups import TokenGroup
-    from selfcontrast.training.preference import Objective
+    from numpy import ndarray
 
-_Value = TypeVar("_Value")
+    from selfcontrast.training.preference import Objective
+    from selfcontrast.training.stored import StoredGroups
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,8 +55,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         beta = spec["objective"]["params"]["beta"]
         history = train_dpo_with_trl(job.model, job.tokenizer, groups, training, beta=beta, tokens=tokens, **length)
     else:
-        longest = max(len(g.prompt_ids) + max(g.lengths) for g in groups)
-        execution = Execution(job.sharing(longest), tokens)
+        execution = Execution(job.sharing(groups.longest_row), tokens)
         history = train_preference(
             job.engine,
             groups,
@@ -75,86 +74,112 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         "first_loss": history[0]["loss"],
         "last": {k: v for k, v in history[-1].items() if k != "step"},
     }
-    per_epoch = sum(sum(g.lengths) for g in groups)
-    step.cost |= {"trained_tokens": round(per_epoch * len(history) * spec["training"]["batch"] / len(groups))}
+    n_shown = len(history) * spec["training"]["batch"]
+    step.cost |= {"trained_tokens": round(groups.n_response_tokens * n_shown / len(groups))}
 
 
-def _token_groups(args: argparse.Namespace, step: cli.Step, objective: Objective) -> list[TokenGroup]:
-    """Join groups with tokens and reference log-probabilities by (prompt, response); a missing key is an error."""
-    from selfcontrast.training.groups import Elsewhere, TokenGroup
+def _token_groups(args: argparse.Namespace, step: cli.Step, objective: Objective) -> StoredGroups:
+    """Join groups with tokens and reference log-probabilities by (prompt, response); a missing key is an error.
+
+    Pool and log-probabilities pass through a few rows at a time; what no group names is not kept.
+    """
+    import numpy as np
+
+    from selfcontrast.ragged import Ragged
+    from selfcontrast.training.stored import StoredGroups
 
     encoded = step.open(args.prompts)
     column = training_column(encoded.manifest)
-    split = encoded.table("pool.parquet", ["prompt_id", column, "target_ids"])
-    pool = step.open(args.pool).table("responses.parquet", ["prompt_id", "response_id", "response_ids"])
-    prompts = dict(zip(split["prompt_id"], split[column], strict=True))
-    targets = dict(zip(split["prompt_id"], split["target_ids"], strict=True))
-    tokens = dict(zip(zip(pool["prompt_id"], pool["response_id"], strict=True), pool["response_ids"], strict=True))
-    tokens |= {(i, TARGET): ids for i, ids in targets.items()}
-    reference = _Reference(args, step, tokens=objective.needs("shared"))
-    following = dict(zip(split["prompt_id"], [*split["prompt_id"][1:], split["prompt_id"][0]], strict=True))
-    groups = []
+    split = encoded.arrow("pool.parquet", ["prompt_id", column, "target_ids"])
+    prompt_ids = split["prompt_id"].to_pylist()
+    response_ids = {TARGET: 0, ELSEWHERE: 1}
+    prompts, named, records = _read_groups(args, step, objective, prompt_ids, response_ids)
+    keys, n_ids = joins.Keys(prompt_ids, list(response_ids)), len(response_ids)
+    wanted = np.unique(np.concatenate([p * n_ids + r for p, r in zip(prompts, named, strict=True)]))
+    members = [np.searchsorted(wanted, p * n_ids + r) for p, r in zip(prompts, named, strict=True)]
+
+    pool = step.open(args.pool).batches("responses.parquet", ["prompt_id", "response_id", "response_ids"])
+    row, found = joins.pick(pool, keys, wanted, ["response_ids"])
+    is_target = wanted % n_ids == response_ids[TARGET]
+    row[is_target] = sum(map(len, found["response_ids"])) + wanted[is_target] // n_ids  # the targets come last
+    tokens = Ragged([*found["response_ids"], *split["target_ids"].chunks])
+
+    drift, shared = objective.needs("drift"), objective.needs("shared")
+    elsewhere = prompts * n_ids + response_ids[ELSEWHERE]
+    scored = np.union1d(wanted, elsewhere) if drift else wanted
+    columns = ["logp", "token_logps"] if shared else ["logp"]
+    batches = _reference(args, step).batches("logps.parquet", ["prompt_id", "response_id", *columns])
+    scored_row, reference = joins.pick(batches, keys, scored, columns)
+    missing = [*wanted[row < 0], *scored[scored_row < 0]]
+    if missing:
+        raise InputError(
+            "a response of a group has no reference log-probability",
+            found=keys.name(missing[0]),
+            where=str(args.ref_logps),
+            remedy="delete that file's folder and run snakemake again",
+        )
+    logp = np.concatenate([column.to_numpy() for column in reference["logp"]])[scored_row]
+    of_wanted = np.searchsorted(scored, wanted)
+    return StoredGroups(
+        Ragged(split[column].chunks).take(prompts),
+        members,
+        records,
+        tokens.take(row),
+        logp[of_wanted],
+        Ragged(reference["token_logps"]).take(scored_row[of_wanted]) if shared else None,
+        (
+            Ragged(split["target_ids"].chunks).take((prompts + 1) % len(prompt_ids)),
+            logp[np.searchsorted(scored, elsewhere)],
+        )
+        if drift
+        else None,
+    )
+
+
+def _read_groups(
+    args: argparse.Namespace,
+    step: cli.Step,
+    objective: Objective,
+    prompt_ids: Sequence[str],
+    response_ids: dict[str, int],
+) -> tuple[ndarray, list[ndarray], list[dict[str, Any]]]:
+    """Return each group's prompt and responses, chosen first, as numbers, and what else its record holds.
+
+    Args:
+        response_ids: the number of each id; new ids are added.
+    """
+    import numpy as np
+
+    place = {prompt_id: i for i, prompt_id in enumerate(prompt_ids)}
+    prompts: list[int] = []
+    named: list[ndarray] = []
+    records: list[dict[str, Any]] = []
     for row, record in artifacts.read_jsonl(step.open(args.groups).path("groups.jsonl")):
-        prompt_id = record["prompt_id"]
-        keys = [(prompt_id, r) for r in (record["chosen"], *record["rejected"])]
         if objective.needs("score") and record.get("score") is None:
             raise InputError(
                 "the objective reads the scores of the negatives, and the selection has no scorer",
                 where=f"{args.groups}, row {row}",
                 remedy="give the selection a `scorer`, or take another objective",
             )
-        elsewhere = None
-        if objective.needs("drift"):
-            elsewhere = Elsewhere(targets[following[prompt_id]], reference.logp((prompt_id, ELSEWHERE)))
-        groups.append(
-            TokenGroup(
-                prompts[prompt_id],
-                [reference.known(k, tokens) for k in keys],
-                [reference.logp(k) for k in keys],
-                [reference.token_logps[k] for k in keys] if objective.needs("shared") else None,
-                margin=record.get("margin", ()),
-                score=record.get("score"),
-                weight=record.get("weight", 1.0),
-                elsewhere=elsewhere,
-            )
-        )
-    return groups
+        prompts.append(place[record["prompt_id"]])
+        ids = (record["chosen"], *record["rejected"])
+        named.append(np.array([response_ids.setdefault(r, len(response_ids)) for r in ids]))
+        records.append({key: record[key] for key in ("margin", "score", "weight") if key in record})
+    return np.array(prompts), named, records
 
 
-class _Reference:
-    """The reference's log-probabilities by (prompt, response)."""
-
-    def __init__(self, args: argparse.Namespace, step: cli.Step, *, tokens: bool) -> None:
-        columns = ["prompt_id", "response_id", "logp", *(["token_logps"] if tokens else [])]
-        artifact = step.open(args.ref_logps)
-        for name, digest in artifact.manifest["inputs"].items():
-            if step.inputs.get(name, digest) != digest:
-                raise InputError(
-                    "the reference's log-probabilities are stale: they belong to another state of an input",
-                    found=name,
-                    where=str(args.ref_logps),
-                    remedy="delete that file's folder and run snakemake again",
-                )
-        stored = artifact.table("logps.parquet", columns)
-        keys = list(zip(stored["prompt_id"], stored["response_id"], strict=True))
-        self._where = str(args.ref_logps)
-        self._sums = dict(zip(keys, stored["logp"], strict=True))
-        self.token_logps = dict(zip(keys, stored["token_logps"], strict=True)) if tokens else {}
-
-    def logp(self, key: tuple[str, str]) -> float:
-        """Return the log-probability of a response, in nats."""
-        return self.known(key, self._sums)
-
-    def known(self, key: tuple[str, str], table: dict[tuple[str, str], _Value]) -> _Value:
-        """Return what a table holds for a response, or raise InputError."""
-        if key not in table:
+def _reference(args: argparse.Namespace, step: cli.Step) -> artifacts.Artifact:
+    """Return the reference's log-probabilities, or raise InputError if they are stale."""
+    artifact = step.open(args.ref_logps)
+    for name, digest in artifact.manifest["inputs"].items():
+        if step.inputs.get(name, digest) != digest:
             raise InputError(
-                "a response of a group has no reference log-probability",
-                found=f"{key[1]} of prompt {key[0]}",
-                where=self._where,
+                "the reference's log-probabilities are stale: they belong to another state of an input",
+                found=name,
+                where=str(args.ref_logps),
                 remedy="delete that file's folder and run snakemake again",
             )
-        return table[key]
+    return artifact
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 # From the bottom to the top. A part imports only from parts above which it stands; parts on one line do not know each
 # other. A package is one part: its modules may import each other, except plug-ins, which share only `_private` modules.
 LAYERS = (
-    ("__init__", "errors", "seeds", "records", "layout", "progress", "energy"),
-    ("plugins", "artifacts", "escaping"),
+    ("__init__", "errors", "seeds", "records", "layout", "progress", "ragged", "energy"),
+    ("parquet",),
+    ("plugins", "artifacts", "joins", "stored_pools", "escaping"),
     ("keys",),
     ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering", "chunks"),
     ("config", "lm_head", "sampling"),
@@ -47,8 +48,8 @@ IMPORTERS = {
     "vllm": {"vllm_engine"},
     "tokenizers": {"escaping", "world.checkpoint"},
     "sentence_transformers": {"scorers.cosine"},
-    "huggingface_hub": {"hub"},
-    "pyarrow": {"artifacts", "datasets._records", "sorting", "steps.encode"},
+    "huggingface_hub": {"hub", "planning.shapes"},
+    "pyarrow": {"parquet", "joins", "datasets._records", "sorting"},
     "statsmodels": {"stats"},
     "pandas": {"tables", "plotting", "steps.figures"},
     "yaml": {"config"},
