@@ -171,7 +171,7 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
         pq.write_table(pa.table(arrays), partial, compression="zstd")
 
 
-ROWS_TOGETHER = 16_384
+ROWS_TOGETHER = 4096
 """Rows that `write_parts` holds in memory, and that form a row group of its file."""
 
 
