@@ -248,12 +248,29 @@ def test_tokens_of_a_template_are_sorted_written_by_it_and_one_of_them_ends_a_tu
 
 # Data sets
 
+PAIR = [{"content": "Name a prime.", "role": "user"}, {"content": "7", "role": "assistant"}]
+RATED = ("helpfulness", "honesty", "instruction_following", "truthfulness")
 ROWS: dict[str, list[dict[str, Any]]] = {
+    "ultrafeedback": [
+        {"chosen": PAIR, "rejected": [PAIR[0], {**PAIR[1], "content": "9"}], "score_chosen": s, "score_rejected": 3.0}
+        for s in (8.5, 3.0)
+    ],
+    "ultrafeedback_all": [
+        {
+            "instruction": "Name a prime.",
+            "completions": [
+                {"response": text, "annotations": {aspect: {"Rating": rating} for aspect in RATED}}
+                for text, rating in (("9", "1"), ("7", best))
+            ],
+        }
+        for best in ("5", "1")
+    ],
     "jsonl": [
         {"prompt": "Name a prime.", "response": "7", "rejected": ["9", "8"]},
         {"messages": [{"role": "user", "content": "Hello"}], "response": "Hi"},
+        {"messages": PAIR},
         {"prompt": " ", "response": "x"},
-    ]
+    ],
 }
 
 

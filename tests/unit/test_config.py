@@ -491,10 +491,14 @@ def test_missing_record_file_is_named_with_its_key(tmp_path: Path) -> None:
     check_files(study)
 
 
-def test_record_path_that_is_a_folder_is_missing(tmp_path: Path) -> None:
+def test_folder_without_record_files_is_named(tmp_path: Path) -> None:
     raw = changed("datasets.hh.world", REMOVE)
     raw["datasets"]["hh"]["path"] = str(tmp_path)
-    assert "the file of the data set `hh` is missing" in message(lambda: check_files(parse(raw)))
+    found = message(lambda: check_files(parse(raw)))
+    assert "a folder has no file of records" in found
+    assert str(tmp_path) in found
+    (tmp_path / "records.jsonl").write_text("{}")
+    check_files(parse(raw))
 
 
 def test_model_folder_without_a_checkpoint_is_named_with_its_key(tmp_path: Path) -> None:
