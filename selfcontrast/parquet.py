@@ -12,7 +12,7 @@ from selfcontrast.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROW_GROUP = 16_384
+ROW_GROUP = 4_096
 """Rows of a row group: what a reader has to hold at least, and a writer collects."""
 
 BATCH_ROWS = 4_096

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -63,47 +62,13 @@ def test_nothing_is_left_of_a_block_that_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# Files that are written in parts
-
-
-def table(n: int) -> pa.Table:
-    return pa.table({"name": [f"n{i}" for i in range(n)], "ids": [[i] * (i % 4) for i in range(n)]}, schema=SCHEMA)
-
-
-@given(cuts=st.lists(st.integers(0, 300), max_size=6))
-@settings(max_examples=20, deadline=None)
-def test_file_depends_on_its_rows_and_not_on_how_they_were_parted(
-    tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
-) -> None:
-    """And it is the file that writing the columns at once gives."""
-    folder, whole = tmp_path_factory.mktemp("parts"), table(300)
-    ends = [0, *sorted(cuts), 300]
-    parts = (whole.slice(a, b - a) for a, b in zip(ends, ends[1:], strict=False))
-    artifacts.write_parts(folder / "parts.parquet", SCHEMA, parts)
-    artifacts.write_table(folder / "whole.parquet", whole.to_pydict())
-    assert (folder / "parts.parquet").read_bytes() == (folder / "whole.parquet").read_bytes()
-
-
-def test_many_rows_are_written_in_groups_of_one_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "ROWS_TOGETHER", 100)
-    artifacts.write_parts(tmp_path / "x.parquet", SCHEMA, [table(70), table(170), table(0), table(60)])
-    metadata = pq.ParquetFile(tmp_path / "x.parquet").metadata
-    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [100, 100, 100]
-    assert len(artifacts.read_table(tmp_path / "x.parquet")["name"]) == 300
-
-
-def test_split_without_rows_is_a_file_with_all_columns(tmp_path: Path) -> None:
-    artifacts.write_parts(tmp_path / "x.parquet", SCHEMA, [])
-    assert artifacts.read_table(tmp_path / "x.parquet") == {"name": [], "ids": []}
-    assert pq.read_schema(tmp_path / "x.parquet").equals(SCHEMA)
-
-
 # The step encode
 
 
 class Words:
     """A renderer whose tokens are the lengths of words; 0 is unknown."""
 
+    trains_apart = False
     tokenizer = SimpleNamespace(unk_token_id=0)
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
@@ -184,6 +149,7 @@ MEASURE = """if True:
     folder, n, how = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
     class Words:
+        trains_apart = False
         tokenizer = SimpleNamespace(unk_token_id=0)
         def prompt_ids(self, messages):
             return [int(word) for m in messages for word in m.content.split(" ")]
@@ -208,7 +174,9 @@ MEASURE = """if True:
         rows = list(encode._encoded(path, Words(), spec, 1, encode.Tally()))
     else:
         rows, _ = encode.encode(path, Words(), spec, room=1, folder=folder / "rows")
-        artifacts.write_parts(folder / "sft.parquet", encode.schema(), rows.between(0, n))
+        with artifacts.table_writer(folder / "sft.parquet", encode._columns(Words())) as writer:
+            for part in rows.between(0, n):
+                writer.write(part)
     assert len(rows) == n
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
