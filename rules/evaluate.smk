@@ -17,7 +17,7 @@ rule respond:
     conda:
         "../envs/vllm.yaml"
     resources:
-        gpu=gpus,
+        gpu=one_gpu,
         mem_mb=grow(64_000),
         runtime=120,
     params:
@@ -25,7 +25,7 @@ rule respond:
         template=template_of,
         stream=stream_of,
     shell:
-        "exec python -m {params.module} --spec {input.spec}"
+        "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --split {wildcards.split} --policy {input.policy}"
         " --policy-spec {input.policy_spec} --template {params.template} --seed {wildcards.seed} --stream {params.stream}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"
@@ -49,12 +49,12 @@ rule score_answers:
     conda:
         "../envs/train.yaml"
     resources:
-        gpu=gpus,
+        gpu=one_gpu,
         mem_mb=grow(32_000),
         runtime=60,
     params:
         module=as_py_module(input.code),
     shell:
-        "exec python -m {params.module} --spec {input.spec}"
+        "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --split {wildcards.split} --responses {input.answers}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"

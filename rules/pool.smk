@@ -22,13 +22,13 @@ rule generate_shard:
     conda:
         "../envs/vllm.yaml"
     resources:
-        gpu=gpus,
+        gpu=one_gpu,
         mem_mb=grow(64_000),
         runtime=240,
     params:
         module=as_py_module(input.code),
     shell:
-        "exec python -m {params.module} --spec {input.spec}"
+        "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --policy {input.policy} --shard {wildcards.shard}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"
 
@@ -79,13 +79,13 @@ rule score_pool:
     conda:
         "../envs/train.yaml"
     resources:
-        gpu=gpus,
+        gpu=one_gpu,
         mem_mb=grow(32_000),
         runtime=120,
     params:
         module=as_py_module(input.code),
     shell:
-        "exec python -m {params.module} --spec {input.spec}"
+        "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --split pool --responses {input.pool}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"
 
@@ -114,13 +114,13 @@ rule ref_logps:
     conda:
         "../envs/train.yaml"
     resources:
-        gpu=gpus,
+        gpu=one_gpu,
         mem_mb=grow(64_000),
         runtime=120,
     params:
         module=as_py_module(input.code),
     shell:
-        "exec python -m {params.module} --spec {input.spec}"
+        "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --pool {input.pool} --reference {input.reference} --shard {wildcards.shard}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"
 

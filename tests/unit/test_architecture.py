@@ -22,7 +22,7 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 # other. A package is one part: its modules may import each other, except plug-ins, which share only `_private` modules.
 LAYERS = (
     ("__init__", "errors", "seeds", "records", "layout", "progress"),
-    ("plugins", "artifacts"),
+    ("plugins", "artifacts", "gpu", "slurm"),
     ("schema", "cli", "checkpoints", "rendering"),
     ("config", "lm_head"),
     ("sweep", "world"),
@@ -303,8 +303,8 @@ def smk_imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", WORKFLOW, ids=lambda p: p.name)
 def test_workflow_imports_the_light_modules_alone(path: Path) -> None:
-    """Every job of a cluster reads these files again: the standard library, Snakemake, and four modules of ours."""
-    allowed = {"config", "sweep", "plugins", "errors"}
+    """Every job of a cluster reads these files again: the standard library, Snakemake, and six modules of ours."""
+    allowed = {"config", "sweep", "plugins", "errors", "gpu", "slurm"}
     for imported in smk_imports(path):
         top, *rest = imported.split(".")
         if top == "selfcontrast":
