@@ -198,7 +198,7 @@ class Model(Strict):
     max_length: Count = Field(description="longest prompt plus response, in tokens")
     trust_remote_code: bool = Field(False, description="allow the checkpoint to bring code of its own")
     gpus: Annotated[int, Field(ge=0)] = Field(
-        1, description="GPUs that each job with this model asks for; 0 for models that a CPU core can run"
+        1, description="GPUs that a training asks for, other steps ask for one; 0 for models that a CPU core can run"
     )
     execution: Execution = Field(Execution.model_validate({}), description="how training fits the machine")
     sft: Optimisation = Field(description="supervised fine-tuning on the targets of the split `sft`")

@@ -54,7 +54,7 @@ FAULTS = (
     Fault(
         r"[Ii]nvalid account|account .* appears to be invalid",
         "the account is unknown, or may not use this partition",
-        "in the profile, set `slurm_account` to one that `sacctmgr show associations user=$USER` lists; delete it if it lists none",
+        "in the profile, set `slurm_account` to one that `sacctmgr show associations user=$USER` lists, if any",
     ),
     Fault(
         r"configuration is not available|[Mm]emory specification can ?not|[Ii]nvalid generic resource",

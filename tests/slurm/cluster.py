@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import signal
 import socket
@@ -16,17 +17,21 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "munged")
 CONFIGURATION = (Path("/etc/slurm/slurm.conf"), Path("/etc/slurm/gres.conf"))
+NAME = "selfcontrast-test"
 GPUS = 2
-CORES = 4
+CORES = 6
 """More cores than GPUs, so that GPUs are what jobs wait for. Neither needs to exist: the node says so (config_overrides)."""
 
-MEMORY_MB = 200_000
+MEMORY_MB = 1_000_000
 
 SLURM_CONF = """\
-ClusterName=selfcontrast
+# process {process}
+ClusterName={name}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
 SlurmdPort={node_port}
@@ -69,9 +74,20 @@ def why_not() -> str | None:
         return "only root can start a Slurm of its own"
     if missing := [p for p in PROGRAMS if shutil.which(p) is None]:
         return f"{', '.join(missing)} not found; `make test-slurm` installs Debian's packages {', '.join(PACKAGES)}"
+    remove_leftovers()
     if present := [str(p) for p in CONFIGURATION if p.exists()]:
         return f"a Slurm is configured here already: {', '.join(present)}"
     return None
+
+
+def remove_leftovers() -> None:
+    """Remove the configuration of a test that was killed, and what it left running; another Slurm's is not touched."""
+    configuration = CONFIGURATION[0]
+    text = configuration.read_text() if configuration.exists() else ""
+    if f"ClusterName={NAME}\n" in text and (found := re.search(r"^StateSaveLocation=(.*)/state$", text, re.M)):
+        if psutil.pid_exists(int(re.search(r"^# process (\d+)$", text, re.M)[1])):
+            return
+        Cluster(Path(found[1])).stop()
 
 
 @dataclass
@@ -113,6 +129,8 @@ class Cluster:
         flags = [f"--{flag}={self.folder / name}" for flag, name in files.items()]
         self.munged = subprocess.Popen(["munged", "--foreground", "--force", *flags], stderr=subprocess.DEVNULL)
         values = {
+            "process": os.getpid(),
+            "name": NAME,
             "host": self.host,
             "folder": self.folder,
             "controller_port": _free_port(),
