@@ -9,12 +9,13 @@ VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := $(abspath $(VENV))/bin
 TORCH := torch==2.13.0
+SLURM_PACKAGES := slurmctld slurmd slurm-client munge
 
 # No step needs the network but to fetch a model or data set that a study names by its hub id.
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env tiny run plan show report publish check test lint types unit smoke bench-train bench-generate bench-similarity bench-scale clean
+.PHONY: help env tiny run plan show report publish check test lint types unit smoke test-slurm bench-train bench-generate bench-similarity bench-scale clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -66,10 +67,17 @@ types: env ## mypy
 	mypy
 
 unit: env ## unit, contract and wiring tests
-	pytest -n 2 -m "not slow"
+	pytest -n 2 -m "not slow and not slurm"
 
 smoke: env ## the smoke study end to end: same bytes in two directories, after kills, and on real files where present
 	pytest -m slow
+
+test-slurm: env ## the smoke study on a real one-node Slurm, brought up and torn down here; as root, with Debian's packages
+	@{ command -v slurmctld && command -v slurmd && command -v munged; } > /dev/null \
+		|| test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null \
+		|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends $(SLURM_PACKAGES) > /dev/null; } \
+		|| echo "The packages $(SLURM_PACKAGES) cannot be installed here."
+	pytest -p no:xdist -m slurm -s tests/slurm
 
 bench-train: env ## preference training against TRL, on this machine (about 10 minutes on 2 cores)
 	python benchmarks/bench_train.py

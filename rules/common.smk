@@ -11,7 +11,7 @@ from pathlib import Path
 from snakemake.settings.types import DeploymentMethod
 
 from selfcontrast import config as study_config
-from selfcontrast import plugins, sweep
+from selfcontrast import gpu, plugins, slurm, sweep
 from selfcontrast.errors import SelfContrastError
 
 # Modules that make the numbers of several rules: their inputs, so that an edit reruns those.
@@ -317,6 +317,9 @@ def every_similarity(wildcards):
     ]
 
 
+# GPUs
+
+
 def gpus(wildcards):
     """Return the GPUs that a training asks for."""
     return cfg.models[wildcards.model].gpus
@@ -329,14 +332,28 @@ def inference_gpus(wildcards):
 
 
 def launcher(wildcards):
-    """Return what starts a training: Python, or accelerate with a process for each GPU."""
+    """Return how a training uses the GPUs that it was granted: by accelerate with a process for each, if there are several."""
     model = cfg.models[wildcards.model]
     if model.gpus < 2:
-        return "python"
-    return (
-        f"accelerate launch --config_file envs/accelerate/{model.execution.strategy}.yaml"
-        f" --num_processes {model.gpus}"
-    )
+        return f"--asked {model.gpus}"
+    return f"--asked {model.gpus} --accelerate envs/accelerate/{model.execution.strategy}.yaml"
+
+
+def offer_gpus():
+    """Let as many GPUs be used at a time as this machine has, one GPU job where it has none.
+
+    Not on a cluster, nor where the command line or the profile says `--resources gpu=...`.
+    """
+    if workflow.nodes is None and "gpu" not in workflow.global_resources:
+        found = gpu.visible_gpus(os.environ)
+        workflow.register_resource("gpu", max(1, len(found)))
+
+
+if workflow.is_main_process and any(model.gpus for model in cfg.models.values()):
+    try:
+        offer_gpus()
+    except SelfContrastError as error:
+        fail(error)
 
 
 def sampler_files(wildcards):
@@ -410,12 +427,13 @@ if workflow.is_main_process:
 def lock_study():
     """Hold the study's lock for as long as this process lives; a second run of the same study ends with a message.
 
-    It stands in for Snakemake's own lock, which outlives a killed run: the kernel drops this one with the process.
+    It stands in for Snakemake's own lock, which outlives a killed run: the kernel drops this one with the process. On a
+    cluster the jobs of a killed run go on, and would write the same files: the lock file holds the name of their run.
     """
     path = Path(f"results/{cfg.name}/.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     global held_lock
-    held_lock = path.open("w")
+    held_lock = path.open("a+")
     try:
         fcntl.flock(held_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -426,7 +444,32 @@ def lock_study():
                 remedy="wait for it, or stop it first",
             )
         )
+    held_lock.seek(0)
+    if earlier := held_lock.read().strip():
+        try:
+            cancelled = slurm.cancel_leftovers(earlier)
+        except SelfContrastError as error:
+            fail(error)
+        if cancelled:
+            print(
+                f"{cancelled} jobs of an earlier run of this study were cancelled.",
+                file=sys.stderr,
+            )
+    held_lock.truncate(0)
+    held_lock.write(run_name())
+    held_lock.flush()
+
+
+def run_name():
+    """Return the name that Slurm's executor gives to all jobs of this run; empty for other executors."""
+    return getattr(workflow.scheduler._executor, "run_uuid", "")
 
 
 onstart:
     lock_study()
+
+
+onerror:
+    printed = "".join(Path(name).read_text(errors="replace") for name in log)
+    if advice := slurm.advice(printed, slurm.read_log):
+        print(advice, file=sys.stderr, flush=True)

@@ -27,7 +27,7 @@ rule respond:
         template=template_of,
         stream=stream_of,
     shell:
-        "exec {resources.python} -m {params.module} --spec {input.spec}"
+        "exec {resources.python} -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --split {wildcards.split} --policy {input.policy}"
         " --policy-spec {input.policy_spec} --template {params.template} --seed {wildcards.seed} --stream {params.stream}"
         " --gpus {resources.gpu} --threads {threads} --out {output.manifest} > {log} 2>&1"
@@ -57,6 +57,6 @@ rule score_answers:
     params:
         module=as_py_module(input.code),
     shell:
-        "exec python -m {params.module} --spec {input.spec}"
+        "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --split {wildcards.split} --responses {input.answers}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -30,7 +30,7 @@ rule generate_shard:
     params:
         module=as_py_module(input.code),
     shell:
-        "exec {resources.python} -m {params.module} --spec {input.spec}"
+        "exec {resources.python} -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --policy {input.policy} --shard {wildcards.shard}"
         " --gpus {resources.gpu} --threads {threads} --out {output.manifest} > {log} 2>&1"
 
@@ -88,7 +88,7 @@ rule score_pool:
     params:
         module=as_py_module(input.code),
     shell:
-        "exec python -m {params.module} --spec {input.spec}"
+        "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --split pool --responses {input.pool}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"
 
@@ -123,7 +123,7 @@ rule ref_logps:
     params:
         module=as_py_module(input.code),
     shell:
-        "exec python -m {params.module} --spec {input.spec}"
+        "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --pool {input.pool} --reference {input.reference} --shard {wildcards.shard}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"
 

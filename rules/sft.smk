@@ -26,7 +26,7 @@ rule pretrain:
     params:
         module=as_py_module(input.code),
     shell:
-        "exec python -m {params.module} --spec {input.spec}"
+        "exec python -m selfcontrast.gpu --granted 0 -- -m {params.module} --spec {input.spec}"
         " --threads 2 --out {output.manifest} > {log} 2>&1"
 
 
@@ -59,6 +59,6 @@ rule sft:
         module=as_py_module(input.code),
         base=base_folder,
     shell:
-        "exec {resources.launcher} -m {params.module} --spec {input.spec}"
+        "exec python -m selfcontrast.gpu --granted {resources.gpu} {resources.launcher} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --base {params.base:q}"
         " {resources.execution} --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -42,7 +42,7 @@ rule train:
     params:
         module=as_py_module(input.code),
     shell:
-        "exec {resources.launcher} -m {params.module} --spec {input.spec}"
+        "exec python -m selfcontrast.gpu --granted {resources.gpu} {resources.launcher} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --pool {input.pool} --groups {input.groups}"
         " --ref-logps {input.ref_logps} --policy {input.policy} --seed {wildcards.seed}"
         " {resources.execution} --threads {threads} --out {output.manifest} > {log} 2>&1"

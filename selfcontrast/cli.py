@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import logging
@@ -162,14 +163,24 @@ def run_step(args: argparse.Namespace, work: Callable[[argparse.Namespace, Step]
     except SelfContrastError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    except OSError as error:
-        if error.errno != 28:  # ENOSPC
+    except Exception as error:
+        if not _is_full_disk(error):
             raise
-        full = StepError("the disk is full", where=str(error.filename), remedy="free space and run snakemake again")
+        full = StepError(
+            "the disk is full, or your share of it",
+            where=str(args.out.parent),
+            remedy="free space and run snakemake again",
+        )
         print(f"StepError: {full}", file=sys.stderr)
         return EXIT_USER_ERROR
     log.info("done in %.1f s: %s", seconds, ", ".join(step.outputs))
     return 0
+
+
+def _is_full_disk(error: Exception) -> bool:
+    """Return whether a write found no space; safetensors has an error of its own, with the number in its text."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or any(f"(os error {number})" in str(error) for number in full)
 
 
 def leave(code: int) -> NoReturn:

@@ -90,22 +90,23 @@ def copy_of_finished(finished: Project, tmp_path: Path) -> Project:
     return Project(tmp_path / "project")
 
 
+def reproducible_files(project: Project, study: str = "smoke") -> dict[str, bytes]:
+    """Return what a run must reproduce byte for byte: everything but logs, run times and their sum."""
+    root = project.folder / "results" / study
+    volatile = {"logs", "benchmarks", "cost", "report.zip"}
+    files = {}
+    for path in sorted(root.rglob("*")):
+        parts = path.relative_to(root).parts
+        if (
+            path.is_file()
+            and parts[0] not in volatile
+            and path.name not in ("run.json", "speed.jsonl", ".lock", ".snakemake_timestamp")
+        ):
+            files["/".join(parts)] = path.read_bytes()
+    return files
+
+
 @pytest.fixture(scope="session")
 def results_of() -> Callable[[Project], dict[str, bytes]]:
-    """Return what a run must reproduce byte for byte: everything but logs, run times and their sum."""
-
-    def read(project: Project, study: str = "smoke") -> dict[str, bytes]:
-        root = project.folder / "results" / study
-        volatile = {"logs", "benchmarks", "cost", "report.zip"}
-        files = {}
-        for path in sorted(root.rglob("*")):
-            parts = path.relative_to(root).parts
-            if (
-                path.is_file()
-                and parts[0] not in volatile
-                and path.name not in ("run.json", "speed.jsonl", ".lock", ".snakemake_timestamp")
-            ):
-                files["/".join(parts)] = path.read_bytes()
-        return files
-
-    return read
+    """Return the function that reads what a run must reproduce."""
+    return reproducible_files

@@ -73,17 +73,57 @@ def test_a_missing_data_file_is_named_before_anything_runs(project):
     assert "what to do" in done.stdout
 
 
-def test_several_gpus_train_by_accelerate_with_a_process_for_each(project):
+def gpu_commands(project, *flags, gpus=""):
+    """Return the shell lines of a plan on a machine with these GPUs, for a study whose model asks for two."""
+    plan = ["-n", "-p", "--config", "study=smoke", *flags]
+    env = {k: v for k, v in project.env.items() if k != "CUDA_VISIBLE_DEVICES"}
+    done = subprocess.run(
+        project.command(*plan),
+        cwd=project.folder,
+        env={**env, "SELFCONTRAST_GPUS": gpus},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    return [" ".join(x.split()) for x in done.stdout.splitlines() if "selfcontrast.gpu" in x]
+
+
+@pytest.fixture
+def two_gpus(project):
     project.edit(
         "config/smoke.yaml", "gpus: 0", "gpus: 2\n    execution: {strategy: fsdp, sharing: packed, tokens: 512}"
     )
-    done = project.snakemake("-n", "-p", "--config", "study=smoke", "--resources", "gpu=2")
-    assert done.returncode == 0, done.stdout[-2000:]
-    started = "accelerate launch --config_file envs/accelerate/fsdp.yaml --num_processes 2 -m selfcontrast.steps"
-    assert done.stdout.count(f"{started}.train ") == 6
-    assert done.stdout.count(f"{started}.sft ") == 1
-    assert "--sharing packed --tokens 512 --save-every 600 --gradient-checkpointing 0" in done.stdout
-    assert "accelerate launch" not in "".join(x for x in done.stdout.splitlines() if "steps.respond" in x)
+    return project
+
+
+def test_several_gpus_train_by_accelerate_and_other_steps_use_one(two_gpus):
+    commands = gpu_commands(two_gpus, gpus="0,1,2,3")
+    started = "--granted 2 --asked 2 --accelerate envs/accelerate/fsdp.yaml -- -m selfcontrast.steps"
+    assert sum(f"{started}.train " in x for x in commands) == 6
+    assert sum(f"{started}.sft " in x for x in commands) == 1
+    assert all("--sharing packed --tokens 512 --save-every 600" in x for x in commands if started in x)
+    others = [x for x in commands if started not in x]
+    assert {x.split("--granted ")[1].split(" -m selfcontrast.steps.")[0] for x in others} == {"0 --", "1 --"}
+    assert {x.split("selfcontrast.steps.")[1].split()[0] for x in others if "--granted 0" in x} == {"pretrain"}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "flags", "granted"),
+    [
+        ("", [], 1),  # no GPU: one GPU job at a time, on the CPU
+        ("0", [], 1),
+        ("0,1,2", [], 2),
+        ("0,1,2", ["--resources", "gpu=1"], 1),
+        ("", ["--workflow-profile", "profiles/slurm"], 2),  # what this machine has does not bound a cluster
+    ],
+)
+def test_a_training_is_granted_what_the_machine_has(two_gpus, gpus, flags, granted):
+    commands = gpu_commands(two_gpus, *flags, gpus=gpus)
+    trainings = [x for x in commands if "selfcontrast.steps.train " in x]
+    assert len(trainings) == 6
+    assert all(f"--granted {granted} --asked 2 " in x for x in trainings)
 
 
 def test_steps_find_their_python_without_an_activated_environment(project):

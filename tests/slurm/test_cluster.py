@@ -1,0 +1,323 @@
+"""The smoke study on a real Slurm of one node, with kills in between, against a run of the same study without it.
+
+``make test-slurm`` installs Debian's packages and runs this; it is skipped where no Slurm can be brought up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.slurm.cluster import GPUS, Cluster, why_not
+from tests.workflow.conftest import Project, make_project, reproducible_files
+
+REASON = why_not()
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(REASON is not None, reason=REASON or "")]
+
+PROFILE = "profiles/slurm-without-accounts"
+PATIENCE_S = 900
+"""For one thing to happen; a machine may be busy."""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    cluster.start()
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def project_for_slurm(folder: Path) -> Project:
+    """Return a project with a smoke study whose model asks for a GPU, and the profile's SITE lines filled in."""
+    project = make_project(folder)
+    project.edit("config/smoke.yaml", "gpus: 0", "gpus: 1")
+    project.edit("config/smoke.yaml", "seeds: [0, 1]", "seeds: [0]")
+    profile = f"{PROFILE}/profile.yaml"
+    project.edit(profile, "gpu_model: a100", "gpu_model: fake")
+    project.edit(profile, "status-checks: 20", "status-checks: 5")
+    project.edit(profile, "latency-wait: 60", "latency-wait: 10")
+    project.edit(profile, "slurm-status-command", 'precommand: "hostname >> precommand.txt"\nslurm-status-command')
+    return project
+
+
+@dataclass
+class Run:
+    """A snakemake that runs in a project, on the cluster or beside it."""
+
+    project: Project
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @classmethod
+    def start(cls, project: Project, *flags: str, gpus: str = "") -> Run:
+        log = project.folder / f"run-{time.monotonic_ns()}.log"
+        outside = {k: v for k, v in project.env.items() if k != "CUDA_VISIBLE_DEVICES"}
+        command = [sys.executable, "-m", "snakemake", "--config", "study=smoke", *flags]
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                command,
+                cwd=project.folder,
+                env={**outside, "SELFCONTRAST_GPUS": gpus},
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return cls(project, process, log)
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def end(self) -> int:
+        """Wait for the end and return the exit code."""
+        return self.process.wait(PATIENCE_S)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def wait_until(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert self.process.poll() is None, f"ended before {what}:\n{self.output[-5000:]}"
+            assert time.monotonic() < deadline, f"waited in vain for {what}:\n{self.output[-5000:]}"
+            time.sleep(0.2)
+
+
+@dataclass
+class Story:
+    """What happened to the study on the cluster."""
+
+    project: Project
+    reference: Project
+    queues: dict[str, list[str]] = field(default_factory=dict)
+    outputs: list[str] = field(default_factory=list)
+    job_records: str = ""
+
+    @property
+    def logs(self) -> dict[str, str]:
+        """Return the logs of all steps by their path."""
+        root = self.project.folder / "results/smoke/logs"
+        return {str(p.relative_to(root)): p.read_text() for p in root.rglob("*.log")}
+
+
+def jobs_of(cluster: Cluster, project: Project, *states: str) -> list[str]:
+    """Return the ids of a project's jobs in these states."""
+    listed = cluster.ask("squeue", "-h", "-t", ",".join(states), "-o", "%i %Z").splitlines()
+    return [line.split()[0] for line in listed if line.split()[1] == str(project.folder)]
+
+
+def step_processes(project: Project, step: str) -> list[psutil.Process]:
+    """Return the processes of a step in a project's folder: of the step itself, not of Snakemake around it."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            command = process.cmdline()
+            if command[1:3] == ["-m", f"selfcontrast.steps.{step}"] and process.cwd() == str(project.folder):
+                found.append(process)
+    return found
+
+
+@pytest.fixture(scope="module")
+def faults(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Project]]:
+    """Start a run in which `world` needs more memory than it asks for, and `pretrain` more time, but only at first."""
+    project = project_for_slurm(tmp_path_factory.mktemp("faults") / "project")
+    project.edit("rules/data.smk", "mem_mb=grow(2_000)", "mem_mb=grow(500)")
+    project.edit("rules/sft.smk", "runtime=60", "runtime=1")
+    hog = "    import time\n    hog = bytearray(600_000_000)\n    time.sleep(5)\n"
+    project.edit("selfcontrast/steps/world.py", "    spec = step.spec\n", f"{hog}    spec = step.spec\n")
+    stall = '    import time\n    if not args.out.parent.joinpath("again").exists():\n        time.sleep(600)\n'
+    project.edit("selfcontrast/steps/pretrain.py", "    spec = step.spec\n", f"{stall}    spec = step.spec\n")
+    run = Run.start(project, "--workflow-profile", PROFILE, "--retries", "0", "--until", "world", "pretrain")
+    yield run, project
+    run.kill()
+
+
+@pytest.fixture(scope="module")
+def story(cluster: Cluster, faults: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    """Run the study on the cluster with all that can happen to it, and beside it undisturbed on this machine."""
+    started = time.monotonic()
+    reference = project_for_slurm(tmp_path_factory.mktemp("reference") / "project")
+    beside = Run.start(reference, gpus="0,1")
+    story = Story(project_for_slurm(tmp_path_factory.mktemp("story") / "project"), reference)
+    runs = [beside]
+    try:
+        runs.append(on_cluster := Run.start(story.project, "--workflow-profile", PROFILE, "--retries", "1"))
+        _kill_a_step(story, on_cluster)
+        _drain_the_node(cluster, story, on_cluster)
+        _cancel_a_job_and_kill_snakemake(cluster, story, on_cluster)
+        story.outputs.append(on_cluster.output)
+        runs.append(again := Run.start(story.project, "--workflow-profile", PROFILE, "--retries", "1"))
+        again.end()
+        story.outputs.append(again.output)
+        story.job_records = cluster.ask("scontrol", "show", "job", "-d", "-o")
+        beside.end()
+        assert beside.process.returncode == 0, beside.output[-5000:]
+        assert again.process.returncode == 0, again.output[-5000:]
+        print(f"\nthe study on the cluster and beside it took {time.monotonic() - started:.0f} s")
+        yield story
+    finally:
+        for run in runs:
+            run.kill()
+
+
+def _kill_a_step(story: Story, run: Run) -> None:
+    run.wait_until(lambda: step_processes(story.project, "sft"), "the SFT model's training")
+    for process in step_processes(story.project, "sft"):
+        process.kill()
+
+
+def _drain_the_node(cluster: Cluster, story: Story, run: Run) -> None:
+    """Take the node out of service while jobs run, wait until they ended, look, and give it back."""
+    run.wait_until(lambda: len(jobs_of(cluster, story.project, "RUNNING")) > 1, "two jobs at a time")
+    cluster.ask("scontrol", "update", f"NodeName={cluster.host}", "State=DRAIN", "Reason=test")
+    try:
+        run.wait_until(lambda: not jobs_of(cluster, story.project, "RUNNING", "COMPLETING"), "the end of the jobs")
+        run.wait_until(lambda: jobs_of(cluster, story.project, "PENDING"), "a job that waits for the node")
+        time.sleep(3)
+        story.queues["drained"] = jobs_of(cluster, story.project, "RUNNING")
+    finally:
+        cluster.ask("scontrol", "update", f"NodeName={cluster.host}", "State=RESUME")
+
+
+def _cancel_a_job_and_kill_snakemake(cluster: Cluster, story: Story, run: Run) -> None:
+    run.wait_until(lambda: step_processes(story.project, "train"), "a training")
+    run.wait_until(lambda: len(jobs_of(cluster, story.project, "RUNNING", "PENDING")) > 1, "two jobs")
+    cluster.ask("scancel", jobs_of(cluster, story.project, "RUNNING", "PENDING")[0])
+    run.kill()
+    story.queues["killed"] = jobs_of(cluster, story.project, "RUNNING", "PENDING")
+
+
+def test_a_disturbed_run_on_the_cluster_gives_the_bytes_of_an_undisturbed_one_without(story: Story) -> None:
+    expected, found = (reproducible_files(project, "smoke") for project in (story.reference, story.project))
+    assert "tables/metrics.tsv" in expected
+    assert set(found) == set(expected)
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def test_a_killed_step_was_tried_again(story: Story) -> None:
+    assert re.search(r"Error in rule sft:\n    message: SLURM-job '\d+' failed", story.outputs[0])
+    assert "Trying to restart job" in story.outputs[0]
+
+
+def test_nothing_started_on_the_drained_node(story: Story) -> None:
+    assert story.queues["drained"] == []
+
+
+def test_jobs_of_the_killed_run_were_cancelled_before_the_next_began(story: Story) -> None:
+    """They were left in the queue, and the next run says how many it cancelled; jobs may end by themselves in between."""
+    assert story.queues["killed"]
+    said = re.search(r"^(\d+) jobs of an earlier run of this study were cancelled", story.outputs[1], re.M)
+    assert said, story.outputs[1][:2000]
+    assert 1 <= int(said[1]) <= len(story.queues["killed"])
+    states = dict(re.findall(r"JobId=(\d+) .*? JobState=(\w+)", story.job_records))
+    assert {states[job] for job in story.queues["killed"]} <= {"CANCELLED", "COMPLETED"}
+
+
+def test_slurm_gave_each_job_a_gpu_of_its_own(story: Story) -> None:
+    """From Slurm's records: at no time more jobs than GPUs, none twice; both were in use at some time."""
+    spans = []
+    for line in story.job_records.splitlines():
+        if found := re.search(r"GRES=gpu:fake:1\(IDX:(\d)\)", line):
+            times = [re.search(rf"{name}=(\S+)", line)[1] for name in ("StartTime", "EndTime")]
+            spans.append((int(found[1]), *(datetime.fromisoformat(t).timestamp() for t in times)))
+    assert len(spans) >= 15
+    assert {gpu for gpu, _, _ in spans} == set(range(GPUS))
+    at_a_time = [[g for g, start, end in spans if start <= moment < end] for _, moment, _ in spans]
+    assert all(len(gpus) == len(set(gpus)) for gpus in at_a_time)
+    assert max(map(len, at_a_time)) == GPUS
+
+
+def test_jobs_saw_their_gpu_and_used_the_cpu_since_it_does_not_exist(story: Story) -> None:
+    with_model = {"sft", "generate_shard", "score_pool", "ref_logps", "train", "respond", "score_answers"}
+    told = {name: re.findall(r"GPUs (\S+), assigned by Slurm", text) for name, text in story.logs.items()}
+    assert {Path(name).stem for name, ids in told.items() if ids} == with_model
+    assert {x for ids in told.values() for x in ids} == {"0", "1"}
+    runs = list((story.project.folder / "results/smoke").rglob("run.json"))
+    assert len(runs) > 30
+    assert {json.loads(p.read_text())["gpu"] for p in runs} == {None}
+
+
+def test_the_precommand_ran_on_the_node_before_each_job(story: Story) -> None:
+    lines = (story.project.folder / "precommand.txt").read_text().split()
+    assert len(lines) >= len(list((story.project.folder / "results/smoke").rglob("run.json")))
+
+
+def test_without_a_scheduler_jobs_leased_a_gpu(story: Story) -> None:
+    root = story.reference.folder / "results/smoke/logs"
+    claimed = [re.findall(r"GPUs (\d), claimed", p.read_text()) for p in root.rglob("train.log")]
+    assert len(claimed) == 3
+    assert all(len(ids) == 1 for ids in claimed)
+
+
+def test_faults_of_the_cluster_come_with_a_remedy_and_the_next_run_goes_on(
+    cluster: Cluster, faults: tuple[Run, Project], story: Story
+) -> None:
+    """`world` asks for twice the memory at its second attempt (`grow`), which the first run did not allow."""
+    first, project = faults
+    assert first.end() == 1
+    advice = first.output.split("Jobs failed on the cluster.")[1]
+    assert "  world: it needed more memory than it asked for" in advice
+    assert "raise `set-resources: world: {mem_mb: ...}`" in advice
+    assert "  pretrain: it reached its time limit" in advice
+    assert "raise `set-resources: pretrain: {runtime: MINUTES}`" in advice
+    (project.folder / "results/smoke/models/pocket/base/again").touch()
+    flags = ["--retries", "1", "--until", "world", "pretrain", "--set-resources", "pretrain:runtime=60"]
+    second = Run.start(project, "--workflow-profile", PROFILE, *flags)
+    try:
+        assert second.end() == 0, second.output[-5000:]
+    finally:
+        second.kill()
+    assert "exceeded memory limit" in second.output
+    assert second.output.count("Finished jobid") >= 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--default-resources", "slurm_partition=nope"], "there is no such partition"),
+        (["--set-resources", "world:gpu=5"], "no node can ever give what it asks for"),
+        (["--set-resources", "world:mem_mb=9000000"], "no node can ever give what it asks for"),
+    ],
+)
+def test_a_request_that_slurm_refuses_is_explained(
+    cluster: Cluster, tmp_path: Path, flags: list[str], says: str
+) -> None:
+    project = project_for_slurm(tmp_path / "project")
+    run = Run.start(project, "--workflow-profile", PROFILE, "--retries", "0", "--until", "world", *flags)
+    try:
+        assert run.end() == 1
+    finally:
+        run.kill()
+    assert f"  world: {says}" in run.output
+    assert "what to do: " in run.output.split("Jobs failed on the cluster.")[1]
+
+
+def test_a_full_disk_is_named_under_slurm_too(cluster: Cluster, tmp_path: Path) -> None:
+    """/dev/full in place of the records: every write to it fails as on a full disk."""
+    project = project_for_slurm(tmp_path / "project")
+    full = '    open("/dev/full", "w").write("x" * 100_000)\n'
+    project.edit("selfcontrast/steps/world.py", "    spec = step.spec\n", f"{full}    spec = step.spec\n")
+    run = Run.start(project, "--workflow-profile", PROFILE, "--retries", "0", "--until", "world")
+    try:
+        assert run.end() == 1
+    finally:
+        run.kill()
+    assert "StepError: the disk is full, or your share of it" in run.output
+    assert "free space and run snakemake again" in run.output
