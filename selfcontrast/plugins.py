@@ -1,8 +1,8 @@
 """The registry of plug-ins: a folder of ``selfcontrast`` is a kind, a module in it is a plug-in.
 
-Every plug-in module has a docstring and, but for data sets, a pydantic model ``Params`` that defines its keys in the
-study file. It imports only light libraries at the top (heavy ones inside functions), so that a study is checked without
-loading them.
+Every plug-in module has a docstring and, but for data sets and templates, a pydantic model ``Params`` that defines its keys
+in the study file. It imports only light libraries at the top (heavy ones inside functions), so that a study is checked
+without loading them.
 """
 
 from __future__ import annotations
