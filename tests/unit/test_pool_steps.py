@@ -153,7 +153,7 @@ def compute_logps(folder: Path, reference: Path, n_shards: int) -> Path:
     from selfcontrast.steps import gather_logps, ref_logps
 
     inputs = {"prompts": folder / "m/prompts/manifest.json", "pool": folder / "pools/sft/manifest.json"}
-    spec = {"dtype": "float32", "trust_remote_code": False}
+    spec = {"dtype": "float32", "trust_remote_code": False, "training": {"precision": "weights", "lora": None}}
     shards = []
     for i in range(1, n_shards + 1):
         shards.append(folder / f"logps/{n_shards}/{i}/manifest.json")
