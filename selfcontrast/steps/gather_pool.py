@@ -28,10 +28,25 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the pool."""
     order = step.open(args.prompts).table("pool.parquet", ["prompt_id", "target"])
     rows = []
-    for manifest in args.shards:
-        # Not noted as inputs: the pool is the same for any number of shards, and so is its manifest.
-        table = artifacts.Artifact.open(manifest).table("shard.parquet")
+    # Not noted as inputs: the pool is the same for any number of shards, and so is its manifest.
+    shards = [artifacts.Artifact.open(manifest) for manifest in args.shards]
+    for shard in shards:
+        made_from = shard.manifest["inputs"]
+        if made_from != shards[0].manifest["inputs"] or any(made_from.get(k) != v for k, v in step.inputs.items()):
+            raise InputError(
+                "a shard of the pool is stale: it belongs to other prompts, or to another policy than the first one",
+                where=str(shard.manifest_path),
+                remedy="delete that file's folder and run snakemake again",
+            )
+        table = shard.table("shard.parquet")
         rows += [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+    if twice := [key for key, n in Counter((r["prompt_id"], r["response_id"]) for r in rows).items() if n > 1]:
+        raise InputError(
+            "two shards hold the same response",
+            found=f"{len(twice)}, among them {twice[0][1]} of prompt {twice[0][0]}",
+            where=str(args.shards[0]),
+            remedy="delete the folder shards/ of the pool and run snakemake again",
+        )
     place = {prompt_id: i for i, prompt_id in enumerate(order["prompt_id"])}
     if unknown := {r["prompt_id"] for r in rows} - set(place):
         raise InputError(
