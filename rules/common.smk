@@ -21,6 +21,19 @@ TRAINER = [
     ),
 ]
 
+LINTING = [
+    f"selfcontrast/linting/{module}.py"
+    for module in (
+        "across",
+        "findings",
+        "passes",
+        "reading",
+        "text_checks",
+        "token_checks",
+        "words",
+    )
+]
+
 FIGURES = ("scaling", "filters", "similarity", "length")
 
 

@@ -35,6 +35,8 @@ rule sft:
         lib=TRAINER,
         spec="<results>/{dataset}/{model}/sft/spec.json",
         prompts=rules.encode.output.manifest,
+        # Nothing trains before the data were checked; another finding alone trains nothing again.
+        lint=ancient(rules.lint.output.manifest),
         base=base_manifest,
     output:
         manifest="<results>/{dataset}/{model}/sft/manifest.json",

@@ -29,7 +29,7 @@ LAYERS = (
     ("logprobs", "stats", "selection"),
     ("generation", "training"),
     KINDS,
-    ("tables",),
+    ("tables", "linting"),
     ("plotting",),
     ("steps", "__main__"),
 )
