@@ -14,6 +14,7 @@ import argparse
 import random
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -154,17 +155,27 @@ def rates(problems: Sequence[Problem], kept: Sequence[frozenset[str]]) -> dict[s
     }
 
 
-def pairs_in_order(problems: Sequence[Problem]) -> Interval:
+def pairs_in_order(problems: Sequence[Problem], *, weaker_is_right: bool = False) -> Interval:
     """Return how often a right answer is more similar to the target than a wrong one to the same problem; a tie is a half.
 
     0.5 is a coin. Every pair counts once; the interval draws problems.
+
+    Args:
+        weaker_is_right: only the pairs in which the right answer is of the model that is right less often over all problems,
+            so that a model's style, which a better model may share with the targets, speaks against it.
     """
+    skill = Counter(i for p in problems for i in p.right)
     twice_won, twice_all = [], []
     for problem in problems:
         score = {a.response_id: a.score or 0.0 for a in problem.pool.answers}
-        right, wrong = [score[i] for i in problem.right], [score[i] for i in score if i not in problem.right]
-        twice_won.append(sum(2 * (r > w) + (r == w) for r in right for w in wrong))
-        twice_all.append(2 * len(right) * len(wrong))
+        pairs = [
+            (score[r], score[w])
+            for r in sorted(problem.right)
+            for w in sorted(score.keys() - problem.right)
+            if not weaker_is_right or skill[r] < skill[w]
+        ]
+        twice_won.append(sum(2 * (r > w) + (r == w) for r, w in pairs))
+        twice_all.append(2 * len(pairs))
     return ratio(twice_won, twice_all)
 
 
@@ -199,9 +210,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             kind = "as stored" if annotations else "without the notes `<<3*4=12>>`"
             print(f"Solutions {kind}: {len(problems):,} problems, {n_answers:,} answers, {n_right:,} of them right.\n")
             print("\n".join(table(problems)))
-            print(
-                f"\nPairs with the right answer more similar than the wrong one: {_percent(pairs_in_order(problems))} %.\n"
-            )
+            for title, weaker in (("all pairs", False), ("pairs in which the weaker model is right", True)):
+                order = _percent(pairs_in_order(problems, weaker_is_right=weaker))
+                print(f"\nThe right answer is more similar than a wrong one to the same problem, {title}: {order} %")
+            print()
     except SelfContrastError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2

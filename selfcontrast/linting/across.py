@@ -84,7 +84,7 @@ class HeldOut:
         name: of the collection.
         labels: of its items, in order; for messages.
         n_grams: by their number of words, hashes in ascending order ``(n,)`` and the item of each ``(n,)``.
-        whole: the same for prompts of fewer than SHORTEST words: only an equal prompt counts.
+        whole: the same for dialogues whose prompts have fewer than SHORTEST words: only an equal prompt counts.
     """
 
     name: str
@@ -94,33 +94,37 @@ class HeldOut:
 
     @classmethod
     def index(cls, name: str, items: Iterable[tuple[str, Sequence[str], Sequence[str]]]) -> HeldOut:
-        """Return the index of items ``(label, prompts, answers)``; of short texts prompts alone count."""
+        """Return the index of items ``(label, prompts, answers)``; shorter answers are equal by chance and do not count."""
         labels: list[str] = []
         long: dict[int, list[tuple[NDArray, int]]] = {}
         short: dict[int, list[tuple[NDArray, int]]] = {}
-        for i, (label, prompts, others) in enumerate(items):
+        for i, (label, prompts, answers) in enumerate(items):
             labels.append(label)
-            for j, text in enumerate((*prompts, *others)):
-                text_words = words(text)
+            for text_words in map(words, (*prompts, *answers)):
                 n = min(LONGEST, len(text_words))
                 if n >= SHORTEST:
                     long.setdefault(n, []).append((ngrams(text_words, n), i))
-                elif n and j < len(prompts):
-                    short.setdefault(n, []).append((ngrams(text_words, n), i))
+            if whole := _short(prompts):
+                short.setdefault(len(whole), []).append((ngrams(whole, len(whole)), i))
         return cls(name, labels, _sorted(long), _sorted(short))
 
     def matches(
-        self, prompts: Sequence[str], others: Sequence[str]
+        self, prompts: Sequence[str], answers: Sequence[str]
     ) -> Iterator[tuple[tuple[NDArray, NDArray], int, int]]:
         """Yield what these texts share with the collection: an index, the place of a hash in it, and its number of words."""
-        for j, text in enumerate((*prompts, *others)):
-            text_words = words(text)
+        for text_words in map(words, (*prompts, *answers)):
             for n, index in self.n_grams.items():
                 if n <= len(text_words):
                     yield from ((index, place, n) for place in _places(index[0], ngrams(text_words, n)))
-            n = len(text_words)
-            if j < len(prompts) and n in self.whole:
-                yield from ((self.whole[n], place, n) for place in _places(self.whole[n][0], ngrams(text_words, n)))
+        whole = _short(prompts)
+        if (n := len(whole)) in self.whole:
+            yield from ((self.whole[n], place, n) for place in _places(self.whole[n][0], ngrams(whole, n)))
+
+
+def _short(prompts: Sequence[str]) -> list[str]:
+    """Return the words of all prompts of a dialogue together if they are too few for n-grams, else none."""
+    together = [word for text in prompts for word in words(text)]
+    return together if len(together) < SHORTEST else []
 
 
 def _sorted(found: dict[int, list[tuple[NDArray, int]]]) -> dict[int, tuple[NDArray, NDArray]]:
@@ -155,15 +159,15 @@ class Overlap:
         """Look for held-out texts in one row: its turns but the system's, and its chosen answer."""
         messages = row.dialogue.messages
         prompts = [m.content for m in messages if m.role == "user"]
-        others = [m.content for m in messages if m.role == "assistant"] + [row.dialogue.target]
-        for (hashes, items), place, n in self.held_out.matches(prompts, others):
+        answers = [m.content for m in messages if m.role == "assistant"] + [row.dialogue.target]
+        for (hashes, items), place, n in self.held_out.matches(prompts, answers):
             # What was met before is not looked up again: stock phrases may be in every item and in every row.
             if (id(hashes), place) in self.seen:
                 continue
             self.seen.add((id(hashes), place))
             last = int(hashes.searchsorted(hashes[place], "right"))
             self.items.update(items[place:last].tolist())
-            self.example = self.example or f"{row.place}: {n} words of {self.held_out.labels[int(items[place])]}"
+            self.example = self.example or f"{row.place} has {n} words of {self.held_out.labels[int(items[place])]}"
 
     def findings(self) -> list[Finding]:
         """Return one finding if any item is touched; it counts items of the collection, not rows."""

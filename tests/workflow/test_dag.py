@@ -24,7 +24,16 @@ def test_smoke_plans_every_rule_and_shared_work_once(project):
     done = project.snakemake("-n", "--quiet", "rules", "--config", "study=smoke")
     assert done.returncode == 0, done.stdout
     jobs = planned(done.stdout)
-    expected = {"world": 1, "prompts": 1, "pretrain": 1, "encode": 1, "lint": 1, "sft": 1, "generate_shard": 2, "gather_pool": 2}
+    expected = {
+        "world": 1,
+        "prompts": 1,
+        "pretrain": 1,
+        "encode": 1,
+        "lint": 1,
+        "sft": 1,
+        "generate_shard": 2,
+        "gather_pool": 2,
+    }
     expected |= {
         "score_pool": 2,
         "ref_logps": 2,
