@@ -101,11 +101,11 @@ class HeldOut:
         for i, (label, prompts, answers) in enumerate(items):
             labels.append(label)
             for text_words in map(words, (*prompts, *answers)):
-                n = min(LONGEST, len(text_words))
-                if n >= SHORTEST:
-                    long.setdefault(n, []).append((ngrams(text_words, n), i))
-            if whole := _short(prompts):
-                short.setdefault(len(whole), []).append((ngrams(whole, len(whole)), i))
+                if len(text_words) >= SHORTEST:
+                    for n, hashes in ngrams(text_words, {min(LONGEST, len(text_words))}):
+                        long.setdefault(n, []).append((hashes, i))
+            for n, hashes in _whole(prompts):
+                short.setdefault(n, []).append((hashes, i))
         return cls(name, labels, _sorted(long), _sorted(short))
 
     def matches(
@@ -113,18 +113,18 @@ class HeldOut:
     ) -> Iterator[tuple[tuple[NDArray, NDArray], int, int]]:
         """Yield what these texts share with the collection: an index, the place of a hash in it, and its number of words."""
         for text_words in map(words, (*prompts, *answers)):
-            for n, index in self.n_grams.items():
-                if n <= len(text_words):
-                    yield from ((index, place, n) for place in _places(index[0], ngrams(text_words, n)))
-        whole = _short(prompts)
-        if (n := len(whole)) in self.whole:
-            yield from ((self.whole[n], place, n) for place in _places(self.whole[n][0], ngrams(whole, n)))
+            for n, hashes in ngrams(text_words, self.n_grams):
+                yield from ((self.n_grams[n], place, n) for place in _places(self.n_grams[n][0], hashes))
+        for n, hashes in _whole(prompts):
+            if n in self.whole:
+                yield from ((self.whole[n], place, n) for place in _places(self.whole[n][0], hashes))
 
 
-def _short(prompts: Sequence[str]) -> list[str]:
-    """Return the words of all prompts of a dialogue together if they are too few for n-grams, else none."""
+def _whole(prompts: Sequence[str]) -> Iterator[tuple[int, NDArray]]:
+    """Yield the number of words of a dialogue's prompts together and their one hash, if they are too few for n-grams."""
     together = [word for text in prompts for word in words(text)]
-    return together if len(together) < SHORTEST else []
+    if len(together) < SHORTEST:
+        yield from ngrams(together, {len(together)})
 
 
 def _sorted(found: dict[int, list[tuple[NDArray, int]]]) -> dict[int, tuple[NDArray, NDArray]]:

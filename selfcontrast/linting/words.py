@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -40,16 +40,19 @@ def prompt_digest(messages: Sequence[Message], *, normalise: bool) -> int:
     return digest.__wrapped__("\0\0".join(parts))
 
 
-def ngrams(text_words: Sequence[str], n: int) -> NDArray:
-    """Return a hash of every n words in a row, ``(len(text_words) - n + 1,)`` in uint64; none for a shorter text.
+def ngrams(text_words: Sequence[str], lengths: Collection[int]) -> Iterator[tuple[int, NDArray]]:
+    """Yield (n, hashes of every n words in a row) for each n of ``lengths`` that the text has words for, n ascending.
 
-    A polynomial of the hashes of the words, modulo 2**64.
+    The hashes are ``(len(text_words) - n + 1,)`` in uint64: a polynomial of those of the words, modulo 2**64.
     """
     import numpy as np
 
-    hashes = np.array([digest(word) for word in text_words], np.uint64)
-    size = max(0, len(hashes) - n + 1)
-    total = np.zeros(size, np.uint64)
-    for j in range(n):
-        total = total * np.uint64(_MULTIPLIER) + hashes[j : j + size]
-    return total
+    longest = max((n for n in lengths if n <= len(text_words)), default=0)
+    if longest == 0:
+        return
+    hashes = np.fromiter(map(digest, text_words), np.uint64, len(text_words))
+    total = np.zeros(len(hashes) + 1, np.uint64)
+    for n in range(1, longest + 1):
+        total = total[:-1] * np.uint64(_MULTIPLIER) + hashes[n - 1 :]
+        if n in lengths:
+            yield n, total
