@@ -30,6 +30,19 @@ TRAINER = [
     ),
 ]
 
+LINTING = [
+    f"selfcontrast/linting/{module}.py"
+    for module in (
+        "across",
+        "findings",
+        "passes",
+        "reading",
+        "text_checks",
+        "token_checks",
+        "words",
+    )
+]
+
 WITH_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 
 FIGURES = ("scaling", "filters", "similarity", "length")

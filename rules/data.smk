@@ -116,3 +116,41 @@ rule encode:
         "exec python -m {params.module} --spec {input.spec}"
         " --dialogues {input.dialogues} --base {params.base:q} --room {params.room}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"
+
+
+rule lint:
+    input:
+        code="selfcontrast/steps/lint.py",
+        lib=LINTING,
+        adaptor=adaptor_files,
+        spec="<results>/{dataset}/{model}/lint/spec.json",
+        records=records_of,
+        dialogues=rules.prompts.output.manifest,
+        prompts=rules.encode.output.manifest,
+        base=base_manifest,
+    output:
+        manifest="<results>/{dataset}/{model}/lint/manifest.json",
+        findings=report(
+            "<results>/{dataset}/{model}/lint/findings.tsv",
+            caption="../report/lint.rst",
+            category="Data",
+            labels={"what": "findings: {dataset}, {model}"},
+        ),
+        run="<results>/{dataset}/{model}/lint/run.json",
+    log:
+        "<logs>/{dataset}/{model}/lint/lint.log",
+    benchmark:
+        "<benchmarks>/{dataset}/{model}/lint/lint.jsonl"
+    conda:
+        "../envs/base.yaml"
+    resources:
+        mem_mb=grow(2_000),
+        runtime=60,
+    params:
+        module=as_py_module(input.code),
+        base=base_folder,
+    shell:
+        "exec python -m {params.module} --spec {input.spec}"
+        " --records {input.records:q} --dialogues {input.dialogues}"
+        " --prompts {input.prompts} --base {params.base:q}"
+        " --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -37,6 +37,8 @@ rule sft:
         template=template_files,
         spec="<results>/{dataset}/{model}/sft/spec.json",
         prompts=rules.encode.output.manifest,
+        # Nothing trains before the data were checked; another finding alone trains nothing again.
+        lint=ancient(rules.lint.output.manifest),
         base=base_manifest,
     output:
         manifest="<results>/{dataset}/{model}/sft/manifest.json",

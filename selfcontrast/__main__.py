@@ -1,4 +1,4 @@
-"""Commands beside the workflow: ``python -m selfcontrast check | plan | show | publish STUDY``, ``schema``, ``progress``."""
+"""Commands beside the workflow: ``python -m selfcontrast check | plan | show | publish | lint STUDY``, and others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from selfcontrast.config import check_files, load_study
 from selfcontrast.errors import InputError, SelfContrastError
+from selfcontrast.linting.command import add_flags, lint
 from selfcontrast.planning.machines import MACHINES
 from selfcontrast.planning.report import describe_plan
 from selfcontrast.progress import follow
@@ -21,13 +22,19 @@ RESULTS = Path("results")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; 2 with a message alone for what the user can mend."""
+    """Run one command and return its exit code; 2 with a message alone for what the user can mend.
+
+    A command gives the text to print, or its exit code.
+    """
     parser = argparse.ArgumentParser(prog="selfcontrast", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (function, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text)
         command.add_argument("study", help="name under config/, or path of a YAML file")
         command.set_defaults(work=lambda args, function=function: function(args.study))
+    command = commands.add_parser("lint", help="check preference data: a file of records, or the data sets of a study")
+    add_flags(command)
+    command.set_defaults(work=lambda args: lint(args, RESULTS))
     command = commands.add_parser("plan", help="what a study will cost: jobs, tokens, hours, memory, disk")
     command.add_argument("study", help="name under config/, or path of a YAML file")
     command.add_argument("--machine", choices=sorted(MACHINES), help="device to price it for; a GPU or one CPU core")
@@ -38,12 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.set_defaults(work=lambda args: follow(sys.stdin, sys.stdout))
     args = parser.parse_args(argv)
     try:
-        text = args.work(args)
+        outcome = args.work(args)
     except SelfContrastError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    if text is not None:
-        print(text)
+    if isinstance(outcome, int):
+        return outcome
+    if outcome is not None:
+        print(outcome)
     return 0
 
 

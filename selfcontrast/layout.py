@@ -24,6 +24,11 @@ class Layout:
         """Return the manifest of the encoded splits."""
         return self.base / "prompts" / "manifest.json"
 
+    @property
+    def lint(self) -> Path:
+        """Return the manifest of the findings about the data."""
+        return self.base / "lint" / "manifest.json"
+
     def pool(self, pool: str) -> Path:
         """Return the manifest of a pool."""
         return self.base / "pools" / pool / "manifest.json"

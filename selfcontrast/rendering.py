@@ -52,6 +52,12 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, template: str) -> list
     return [int(tokenizer.convert_tokens_to_ids(t)) for t in new]
 
 
+def renderer_of_base(tokenizer: PreTrainedTokenizerBase, template: str) -> Renderer:
+    """Return the renderer of a base model's tokenizer, which gets what the template needs."""
+    prepare_tokenizer(tokenizer, template)
+    return Renderer(tokenizer, template)
+
+
 class Renderer:
     """Turns prompts and responses into token ids with one template and one tokenizer.
 

@@ -89,6 +89,11 @@ class Dataset(Strict):
         "error",
         description="the same for a prompt that, with one of its answers, does not fit into the model's context",
     )
+    lint: Literal["stop", "report"] = Field(
+        "stop",
+        description="what an error among the findings of the rule `lint` does: stop the run before training, or stand in the "
+        "table alone",
+    )
 
     models: tuple[Id, ...] | None = Field(
         None, description="ids under `models` that it is run with; all of them where it says nothing"

@@ -179,6 +179,16 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
             },
         ),
         (
+            "lint",
+            {
+                "adaptor": data.adaptor,
+                "template": m.template,
+                "max_length": m.max_length,
+                "trust_remote_code": m.trust_remote_code,
+                "errors": data.lint,
+            },
+        ),
+        (
             "sft",
             {
                 **loading,

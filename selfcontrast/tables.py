@@ -164,6 +164,8 @@ def data_table(cells: list[Cell]) -> pd.DataFrame:
         rows += [[*head, "tokenizer", f"dropped: {reason}", n] for reason, n in encoded["dropped"].items()]
         rows += [[*head, "split", name, n] for name, n in encoded["prompts"].items()]
         rows.append([*head, "split", "unused", encoded["unused"]])
+        linted = Artifact.open(cell.layout.lint).manifest["report"]["findings"]
+        rows += [[*head, "lint", f"findings: {level}", n] for level, n in linted.items()]
         for pool in cell.study.pools:
             path = cell.layout.pool(pool)
             if path.is_file():

@@ -82,7 +82,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
 
 def _check_origin(shard: artifacts.Artifact, expected: Mapping[str, str]) -> None:
     """Raise InputError if a shard was made from another state of an input."""
-    if any(shard.manifest["inputs"].get(name) != digest for name, digest in expected.items()):
+    if any(shard.manifest["inputs"].get(name, digest) != digest for name, digest in expected.items()):
         raise InputError(
             "a shard of the pool is stale: it belongs to other prompts, or to another policy than the first one",
             where=str(shard.manifest_path),

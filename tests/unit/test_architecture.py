@@ -32,7 +32,7 @@ LAYERS = (
     ("generation", "vllm_engine", "training"),
     ("backends",),
     KINDS,
-    ("tables", "planning"),
+    ("tables", "planning", "linting"),
     ("plotting",),
     ("steps", "__main__"),
 )

@@ -136,7 +136,7 @@ def reference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         flat = [(len(p), r) for p, rs in zip(prompts, responses, strict=True) for r in rs]
         return logprobs.TokenLogps(torch.tensor([-t - n / 8 for n, r in flat for t in r]), [len(r) for _, r in flat])
 
-    monkeypatch.setattr(checkpoints, "load_model", lambda *_, **__: None)
+    monkeypatch.setattr(checkpoints, "load_model", lambda *_, **__: SimpleNamespace(device=torch.device("cpu")))
     monkeypatch.setattr(lm_head, "check_head", lambda model: None)
     monkeypatch.setattr(logprobs, "supported_sharing", lambda *_, **__: "prefix")
     monkeypatch.setattr(logprobs, "token_logps", token_logps)

@@ -214,7 +214,7 @@ def test_method_may_have_a_training_of_its_own() -> None:
 
 def test_specs_of_every_step() -> None:
     """`chat` is read from a file and has no rejected answers: no world, and no arm or groups on annotated pairs."""
-    below = ["prompts", "sft", "reference", "pools/sft", "pools/annotated"]
+    below = ["prompts", "lint", "sft", "reference", "pools/sft", "pools/annotated"]
     below += [f"groups/{s}/n{n}" for s in ("all", "half") for n in (1, 2)]
     below += [f"arms/selfcontrast-{s}-n{n}" for s in ("all", "half") for n in (1, 2)]
     expected = {"evaluation/pocket", "summary", "scorers/cosine", "scorers/grade", "models/pocket/base"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections import Counter
@@ -24,7 +25,16 @@ def test_smoke_plans_every_rule_and_shared_work_once(project):
     done = project.snakemake("-n", "--quiet", "rules", "--config", "study=smoke")
     assert done.returncode == 0, done.stdout
     jobs = planned(done.stdout)
-    expected = {"world": 1, "prompts": 1, "pretrain": 1, "encode": 1, "sft": 1, "generate_shard": 2, "gather_pool": 2}
+    expected = {
+        "world": 1,
+        "prompts": 1,
+        "pretrain": 1,
+        "encode": 1,
+        "lint": 1,
+        "sft": 1,
+        "generate_shard": 2,
+        "gather_pool": 2,
+    }
     expected |= {
         "score_pool": 2,
         "ref_logps": 2,
@@ -195,3 +205,30 @@ def test_a_changed_beta_reruns_only_its_method(copy_of_finished):
     done = copy_of_finished.snakemake("-n", "--config", "study=smoke")
     assert planned(done.stdout)["train"] == 2
     assert set(re.findall(r"output: \S+/arms/([\w-]+)/s\d/manifest.json", done.stdout)) == {"dpo-annotated-n1"}
+
+
+@pytest.mark.slow
+def test_editing_a_check_of_the_data_trains_nothing_again(copy_of_finished):
+    copy_of_finished.edit("selfcontrast/linting/across.py", "SKEW = 1.2", "SKEW = 1.3")
+    jobs = planned(copy_of_finished.snakemake("-n", "--quiet", "rules", "--config", "study=smoke").stdout)
+    assert jobs["lint"] == 1
+    assert not {"encode", "sft", "generate_shard", "train", "respond"} & jobs.keys()
+
+
+@pytest.mark.slow
+def test_data_that_prefer_the_worse_answers_stop_before_training(project):
+    """The scores of every record say the contrary of its `response` and `rejected`."""
+    turned = {"response": "no", "rejected": "yes", "score_chosen": 1, "score_rejected": 9}
+    lines = [json.dumps({"prompt": f"Question {i}?", **turned}) for i in range(120)]
+    (project.folder / "turned.jsonl").write_text("\n".join(lines))
+    project.edit("config/smoke.yaml", "hh_rlhf\n    world: {dialogues: 120}", "jsonl\n    path: turned.jsonl")
+    done = project.snakemake("--config", "study=smoke", "--until", "sft")
+    assert done.returncode == 1
+    assert re.search(r"error +direction .* 120 +100.00 %", done.stdout), done.stdout[-3000:]
+    assert "set `lint: report`" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not list(project.folder.glob("results/smoke/hh/pocket/sft/*.jsonl"))
+    project.edit("config/smoke.yaml", "path: turned.jsonl", "path: turned.jsonl\n    lint: report")
+    jobs = planned(project.snakemake("-n", "--quiet", "rules", "--config", "study=smoke", "--until", "sft").stdout)
+    assert {"lint", "sft"} <= jobs.keys()
+    assert not {"pretrain", "encode"} & jobs.keys()

@@ -1,0 +1,164 @@
+"""The command ``python -m selfcontrast lint``: one table for a file of records or for the data sets of a study."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selfcontrast import plugins
+from selfcontrast.artifacts import Artifact
+from selfcontrast.config import load_study
+from selfcontrast.errors import InputError
+from selfcontrast.layout import Layout
+from selfcontrast.linting import findings as found
+from selfcontrast.sources import record_files
+from selfcontrast.sweep import models_of
+
+if TYPE_CHECKING:
+    from selfcontrast.linting.across import HeldOut
+    from selfcontrast.rendering import Renderer
+    from selfcontrast.schema import Model, Study
+
+ERRORS_FOUND = 1
+"""Exit code of a table with an error in it."""
+
+Say = Callable[[str], None]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    parser.add_argument(
+        "what", metavar="PATH|STUDY", help="file of records, or study: a name under config/ or a YAML file"
+    )
+    parser.add_argument("--adaptor", help="layout of the records; guessed from the first one if not given")
+    parser.add_argument("--model", help="folder or hub id of a model: check token ids and lengths too")
+    parser.add_argument("--tokenizer", help="the same with a tokenizer alone")
+    parser.add_argument("--template", help="chat template; default: the tokenizer's own, else `dialogue`")
+    parser.add_argument("--max-length", type=int, help="longest prompt plus answer in tokens; default: of the model")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="held-out texts, such as question.jsonl of MT-Bench",
+    )
+
+
+def lint(args: argparse.Namespace, results: Path, say: Say = print) -> int:
+    """Print the table and return the exit code: 1 if there is an error in it.
+
+    Args:
+        results: folder of the studies' outputs.
+
+    Raises:
+        InputError: nothing can be checked.
+        ConfigError: the study or a plug-in is wrong.
+    """
+    from selfcontrast.linting.across import HeldOut
+    from selfcontrast.linting.reading import benchmark_items
+
+    held_out = [HeldOut.index(path.name, benchmark_items(path)) for path in args.against]
+    is_study = args.what.endswith((".yaml", ".yml")) or not Path(args.what).exists()
+    if is_study and "/" in args.what and not args.what.endswith((".yaml", ".yml")):
+        raise InputError("a data file is missing", where=args.what, remedy="check the path")
+    lines = list(_of_study(args, results, held_out, say) if is_study else _of_file(args, held_out, say))
+    say(found.to_text(lines))
+    return ERRORS_FOUND if found.totals(lines)["error"] else 0
+
+
+def _of_file(args: argparse.Namespace, held_out: Sequence[HeldOut], say: Say) -> list[found.Finding]:
+    from selfcontrast.linting.passes import check_records
+    from selfcontrast.linting.reading import guess_adaptor
+
+    files = record_files([args.what])
+    name = args.adaptor
+    if name is None:
+        name = guess_adaptor(files[0])
+        say(f"adaptor: {name}, guessed from the first record (--adaptor names another)")
+    adaptor = plugins.load("datasets", name)
+    renderer = _renderer(args)
+    if renderer is None:
+        say("no tokenizer (--model, --tokenizer): lengths in words; BOS, EOS and truncation are not checked")
+    max_length = args.max_length or _context_of(args.model)
+    say("")
+    return check_records(files, adaptor, renderer=renderer, max_length=max_length, held_out=held_out)
+
+
+def _renderer(args: argparse.Namespace) -> Renderer | None:
+    folder = args.model or args.tokenizer
+    if folder is None:
+        return None
+    from selfcontrast.checkpoints import load_tokenizer
+    from selfcontrast.rendering import renderer_of_base
+
+    tokenizer = load_tokenizer(folder)
+    return renderer_of_base(tokenizer, args.template or ("tokenizer" if tokenizer.chat_template else "dialogue"))
+
+
+def _context_of(model: str | None) -> int | None:
+    """Return the context that the config.json of a model's folder states."""
+    path = Path(model or "", "config.json")
+    if model is None or not path.is_file():
+        return None
+    length = json.loads(path.read_text(encoding="utf-8")).get("max_position_embeddings")
+    return length if isinstance(length, int) else None
+
+
+def _of_study(
+    args: argparse.Namespace, results: Path, held_out: Sequence[HeldOut], say: Say
+) -> Iterator[found.Finding]:
+    for flag in ("adaptor", "model", "tokenizer", "template", "max_length"):
+        if getattr(args, flag) is not None:
+            raise InputError(f"--{flag.replace('_', '-')} is for a file; a study names its own", where=args.what)
+    study = load_study(args.what)
+    root = results / study.name
+    for name in study.datasets:
+        yield from _of_dataset(study, name, root, say)
+        for model in models_of(study, name):
+            for finding in _of_model(Layout(root, name, model), study.models[model], held_out, say):
+                yield replace(finding, source=f"{name}/{model}")
+    say("")
+
+
+def _of_dataset(study: Study, name: str, root: Path, say: Say) -> list[found.Finding]:
+    from selfcontrast.linting.passes import check_records
+
+    dataset = study.datasets[name]
+    made = root / name / ("fetch" if dataset.hub else "world") / "records"
+    paths = dataset.paths or (made,)
+    if not dataset.paths and not made.exists():
+        say(f"{name}: no records yet at {made.as_posix()}; not checked")
+        return []
+    adaptor = plugins.load("datasets", dataset.adaptor)
+    return [replace(f, source=name) for f in check_records(record_files(paths), adaptor)]
+
+
+def _of_model(layout: Layout, model: Model, held_out: Sequence[HeldOut], say: Say) -> list[found.Finding]:
+    from selfcontrast.checkpoints import load_tokenizer
+    from selfcontrast.linting.passes import check_encoded, check_templates
+    from selfcontrast.rendering import Renderer, renderer_of_base
+
+    if not layout.prompts.is_file():
+        say(f"{layout.dataset}/{layout.model}: no encoded splits yet at {layout.prompts.as_posix()}; not checked")
+        return []
+    encoded = Artifact.open(layout.prompts)
+    dialogues = Artifact.open(layout.root / layout.dataset / "prompts" / "manifest.json")
+    base = model.path or str(layout.root / "models" / layout.model / "base" / "model")
+    renderer = renderer_of_base(load_tokenizer(base, trust_remote_code=model.trust_remote_code), model.template)
+    digests = {"encode": encoded.manifest["template_sha256"], "base model": renderer.digest}
+    for manifest in sorted(layout.base.rglob("manifest.json")):
+        stage = manifest.parent.relative_to(layout.base).as_posix()
+        recorded = Artifact.open(manifest).manifest.get("template_sha256")
+        if recorded is not None and manifest != layout.prompts:
+            digests[stage] = recorded
+        if (folder := manifest.parent / "model").is_dir():
+            tokenizer = load_tokenizer(folder, trust_remote_code=model.trust_remote_code)
+            digests[f"{stage}/model"] = Renderer(tokenizer, model.template).digest
+    return check_encoded(
+        encoded, dialogues, renderer, max_length=model.max_length, held_out=held_out
+    ) + check_templates(digests)

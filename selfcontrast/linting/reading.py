@@ -1,0 +1,150 @@
+"""From files to rows: records through an adaptor, encoded splits, and the held-out texts of benchmarks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from selfcontrast import plugins
+from selfcontrast.artifacts import Artifact, read_jsonl
+from selfcontrast.datasets._records import read_records
+from selfcontrast.errors import InputError
+from selfcontrast.linting.findings import Row, Tokens
+from selfcontrast.records import BadRecord, Dialogue, Message
+
+if TYPE_CHECKING:
+    from selfcontrast.rendering import Renderer
+
+PROMPT_KEYS = ("instruction", "prompt", "question", "turns", "text")
+OTHER_KEYS = ("output", "reference", "answer", "target", "response", "ground_truth")
+
+
+def guess_adaptor(path: Path) -> str:
+    """Return the adaptor whose layout the first record of a file has.
+
+    Of several, one that finds rejected answers goes first.
+
+    Raises:
+        InputError: none fits, or more than one.
+    """
+    fits: dict[bool, list[str]] = {True: [], False: []}
+    next(read_records(path), None)  # a missing or damaged file is no matter of adaptors
+    for name in plugins.names("datasets"):
+        adaptor = plugins.load("datasets", name)
+        try:
+            first = next(iter(adaptor.read(path)), None)
+        except InputError:
+            continue
+        if first is not None:
+            fits[isinstance(first, Dialogue) and bool(first.rejected)].append(name)
+    found = fits[True] or fits[False]
+    if len(found) != 1:
+        raise InputError(
+            "no adaptor fits the first record" if not found else "several adaptors fit the first record",
+            found=", ".join(found),
+            where=str(path),
+            remedy=f"name one with --adaptor: {', '.join(plugins.names('datasets'))}",
+        )
+    return found[0]
+
+
+def record_rows(
+    paths: Sequence[Path], adaptor: ModuleType, renderer: Renderer | None = None
+) -> Iterator[Row | BadRecord]:
+    """Yield each record of the files as a row, or the reason why the adaptor leaves it out."""
+    for path in paths:
+        name = f"{path.name} row" if len(paths) > 1 else "row"
+        for item, record in _with_records(adaptor.read(path), read_records(path)):
+            if isinstance(item, BadRecord):
+                yield item
+            else:
+                yield Row(f"{name} {item.row}", item, record, _tokens(item, renderer) if renderer else None)
+
+
+def _with_records(
+    items: Iterable[Dialogue | BadRecord], records: Iterator[tuple[int, dict[str, Any]]]
+) -> Iterator[tuple[Dialogue | BadRecord, dict[str, Any]]]:
+    """Yield what an adaptor made together with the record it comes from: both count rows, and both ascend."""
+    number = 0
+    record: dict[str, Any] = {}
+    for item in items:
+        while number < item.row:
+            number, record = next(records, (item.row + 1, {}))
+        yield item, record if number == item.row else {}
+
+
+def _tokens(dialogue: Dialogue, renderer: Renderer) -> Tokens:
+    answers = (dialogue.target, *dialogue.rejected)
+    return Tokens(renderer.prompt_ids(dialogue.messages), [renderer.response_ids(a) for a in answers])
+
+
+def split_rows(encoded: Artifact, split: str, renderer: Renderer) -> Iterator[Row]:
+    """Yield the rows of an encoded split with the ids that training reads; rejected answers are rendered anew."""
+    for _, r in read_records(encoded.path(f"{split}.parquet")):
+        dialogue = Dialogue((Message("user", r["prompt"]),), r["target"], tuple(r["rejected"]), 0)
+        answers = [r["target_ids"], *(renderer.response_ids(text) for text in r["rejected"])]
+        yield Row(f"{split}, prompt {r['prompt_id']}", dialogue, tokens=Tokens(r["prompt_ids"], answers))
+
+
+def split_members(encoded: Artifact, splits: Sequence[str]) -> dict[int, str]:
+    """Return the split of each prompt; prompt ids are hexadecimal numbers, and as numbers they take less memory."""
+    return {
+        int(r["prompt_id"], 16): split for split in splits for _, r in read_records(encoded.path(f"{split}.parquet"))
+    }
+
+
+def dialogue_rows(dialogues: Artifact, members: dict[int, str], splits: Sequence[str]) -> Iterator[Row]:
+    """Yield the whole dialogues of some splits, in the order of their file."""
+    for _, r in read_jsonl(dialogues.path("dialogues.jsonl.gz")):
+        split = members.get(int(r["prompt_id"], 16))
+        if split in splits:
+            messages = tuple(Message(m["role"], m["content"]) for m in r["messages"])
+            yield Row(f"{split}, row {r['row']}", Dialogue(messages, r["target"], tuple(r["rejected"]), r["row"]))
+
+
+def held_out_items(rows: Iterable[Row]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield rows as items of a held-out collection: what is asked, and what is answered."""
+    for row in rows:
+        messages = row.dialogue.messages
+        asked = [m.content for m in messages if m.role == "user"]
+        yield row.place, asked, [m.content for m in messages if m.role == "assistant"] + [row.dialogue.target]
+
+
+def benchmark_items(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield the items of a benchmark's file: JSON lines or one JSON array, with one of PROMPT_KEYS and perhaps OTHER_KEYS.
+
+    MT-Bench's question.jsonl has ``turns``, AlpacaEval's files have ``instruction`` and ``output``, Arena-Hard's ``prompt``.
+    """
+    for row, record in _benchmark_records(path):
+        prompts = [text for key in PROMPT_KEYS for text in _texts(record.get(key))]
+        if not prompts:
+            raise InputError(
+                "a benchmark's record has no prompt",
+                expected=f"one of the fields {', '.join(PROMPT_KEYS)}",
+                found=", ".join(record),
+                where=f"{path}, row {row}",
+            )
+        yield f"row {row}", prompts, [text for key in OTHER_KEYS for text in _texts(record.get(key))]
+
+
+def _benchmark_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if path.is_file():
+        with path.open("rb") as stream:
+            is_array = stream.read(64).lstrip()[:1] == b"["
+        if is_array:
+            try:
+                records = json.loads(path.read_bytes())
+            except ValueError as error:
+                raise InputError("a benchmark's file is not valid JSON", found=str(error), where=str(path)) from None
+            yield from ((i, r if isinstance(r, dict) else {}) for i, r in enumerate(records, 1))
+            return
+    yield from read_jsonl(path)
+
+
+def _texts(value: Any) -> list[str]:
+    """Return a text or a list of texts as a list; nothing for anything else."""
+    values = value if isinstance(value, list) else [value]
+    return [v for v in values if isinstance(v, str)]

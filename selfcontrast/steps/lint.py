@@ -1,0 +1,67 @@
+"""Check a data set before anything trains on it, and stop the run where it has errors.
+
+In: the record file, its dialogues, the encoded splits, the base model's tokenizer. Out: findings.tsv. CPU, streaming; a few
+minutes for 200,000 dialogues.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfcontrast import artifacts, cli, plugins
+from selfcontrast.errors import InputError
+from selfcontrast.sources import record_files
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the flags and run the step."""
+    parser = cli.step_parser(__doc__)
+    parser.add_argument(
+        "--records",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="files, or folders of files, in the adaptor's record layout",
+    )
+    parser.add_argument("--dialogues", type=Path, required=True, metavar="MANIFEST", help="of the step prompts")
+    parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")
+    parser.add_argument("--base", required=True, help="folder or hub id of the base model")
+    return cli.run_step(parser.parse_args(argv), work)
+
+
+def work(args: argparse.Namespace, step: cli.Step) -> None:
+    """Write the findings."""
+    from selfcontrast.checkpoints import load_tokenizer
+    from selfcontrast.linting import findings as found
+    from selfcontrast.linting.passes import check_encoded, check_records, check_templates
+    from selfcontrast.rendering import renderer_of_base
+
+    spec = step.spec
+    dialogues, encoded = step.open(args.dialogues), step.open(args.prompts)
+    renderer = renderer_of_base(
+        load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"]), spec["template"]
+    )
+    findings = [
+        *check_records(record_files(args.records), plugins.load("datasets", spec["adaptor"])),
+        *check_encoded(encoded, dialogues, renderer, max_length=spec["max_length"]),
+        *check_templates({"encode": encoded.manifest["template_sha256"], "base model": renderer.digest}),
+    ]
+    totals = found.totals(findings)
+    if totals["error"] and spec["errors"] == "stop":
+        raise InputError(
+            "the data set has errors on which nothing should be trained",
+            found="\n\n" + found.to_text(findings) + "\n",
+            where=", ".join(map(str, args.records)),
+            remedy="mend the data or choose another adaptor; docs/linting.md explains each check. "
+            "To train in spite of them, set `lint: report` for this data set",
+        )
+    with artifacts.atomic(step.folder / "findings.tsv") as partial:
+        partial.write_text(found.to_tsv(findings), encoding="utf-8")
+    step.add_output("findings.tsv")
+    step.report = {"findings": totals}
+
+
+if __name__ == "__main__":
+    cli.leave(main())
