@@ -18,6 +18,9 @@ from selfcontrast.records import BadRecord, Dialogue, Message
 if TYPE_CHECKING:
     from selfcontrast.rendering import Renderer
 
+ANY = "jsonl"
+"""Adaptor for anybody's data, whose layout includes some of the others'."""
+
 PROMPT_KEYS = ("instruction", "prompt", "question", "turns", "text")
 OTHER_KEYS = ("output", "reference", "answer", "target", "response", "ground_truth")
 
@@ -25,7 +28,7 @@ OTHER_KEYS = ("output", "reference", "answer", "target", "response", "ground_tru
 def guess_adaptor(path: Path) -> str:
     """Return the adaptor whose layout the first record of a file has.
 
-    Of several, one that finds rejected answers goes first.
+    Of several, one that finds rejected answers goes first, and a data set's own before that for any data.
 
     Raises:
         InputError: none fits, or more than one.
@@ -41,6 +44,7 @@ def guess_adaptor(path: Path) -> str:
         if first is not None:
             fits[isinstance(first, Dialogue) and bool(first.rejected)].append(name)
     found = fits[True] or fits[False]
+    found = [name for name in found if name != ANY] or found
     if len(found) != 1:
         raise InputError(
             "no adaptor fits the first record" if not found else "several adaptors fit the first record",

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         nargs="+",
         required=True,
-        help="files, or folders of files, in the adaptor's record layout",
+        help="files or folders of records",
     )
     parser.add_argument("--dialogues", type=Path, required=True, metavar="MANIFEST", help="of the step prompts")
     parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")

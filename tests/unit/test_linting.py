@@ -324,10 +324,10 @@ def encode_records(records: Path, adaptor: str) -> argparse.Namespace:
         assert step.main(["--spec", str(root / key / "spec.json"), "--out", str(manifest), *flags]) == 0
         return manifest
 
-    spec = {"adaptor": adaptor, "bad_records": "error"}
+    spec = {"adaptor": adaptor, "bad_records": "error", "sha256": None}
     dialogues = run(prompts, "hh/prompts", spec, "--records", str(records))
     flags = ["--dialogues", str(dialogues), "--base", str(root / "model"), "--room", "24"]
-    spec = {**base, "splits": splits, "long_prompts": "drop", "seed": 1}
+    spec = {**base, "splits": splits, "long_prompts": "drop", "bad_records": "error", "seed": 1}
     return argparse.Namespace(
         records=[records],
         dialogues=dialogues,
