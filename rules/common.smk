@@ -359,7 +359,7 @@ def offer_gpus():
     """
     if workflow.nodes is None and "gpu" not in workflow.global_resources:
         found = gpu.visible_gpus(os.environ)
-        workflow.register_resource("gpu", max(1, len(found)))
+        workflow.global_resources["gpu"] = max(1, len(found))
 
 
 if workflow.is_main_process and any(model.gpus for model in cfg.models.values()):

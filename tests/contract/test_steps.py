@@ -162,7 +162,7 @@ def test_rule_passes_exactly_the_flags_of_its_step(rule: str) -> None:
     text = rules()[rule]
     (name,) = re.findall(r'code="selfcontrast/steps/(\w+)\.py"', text)
     usage = usage_of(name)
-    passed = set(re.findall(r'(?<=[ "])--[a-z-]+', text))
+    passed = set(re.findall(r'(?<=[ "])--[a-z-]+', text.partition("-m {params.module}")[2]))
     required = set(re.findall(r"(?<!\[)--[a-z-]+", usage)) - {"--help"}
     optional = set(re.findall(r"(?<=\[)--[a-z-]+", usage)) - {"--threads"}
     assert required | {"--threads"} <= passed <= required | {"--threads"} | optional
@@ -173,5 +173,22 @@ def test_rule_declares_manifest_and_run_and_says_what_it_logs(rule: str) -> None
     text = rules()[rule]
     assert re.search(r"manifest=\s*(temp\(\s*)?\"<results>/", text)
     assert 'run="<results>/' in text
-    assert re.search(r"exec (python|\{resources\.(launcher|python)\}) -m \{params.module\} --spec \{input.spec\}", text)
+    assert re.search(
+        r"exec (python|\{resources\.python\}) (-m selfcontrast.gpu .* -- )?-m \{params.module\} --spec \{input.spec\}",
+        text,
+    )
     assert re.search(r"--threads (\{threads\}|2) --out \{output\.manifest\} > \{log\} 2>&1", text)
+
+
+@pytest.mark.parametrize("rule", rules())
+def test_rule_that_may_use_a_gpu_says_how_many_and_leases_them(rule: str) -> None:
+    """All that run torch, by their environment: what they are granted, or none, so that they stay off the GPUs of others."""
+    text = rules()[rule]
+    granted = re.findall(r"exec \S+ -m selfcontrast\.gpu --granted (\S+) ", text)
+    asks = "gpu=" in text
+    if rule == "pretrain":
+        assert (granted, asks) == (["0"], False)
+    elif re.search(r'"../envs/train\.yaml"|sampler_env', text):
+        assert (granted, asks) == (["{resources.gpu}"], True)
+    else:
+        assert (granted, asks) == ([], False)

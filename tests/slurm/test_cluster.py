@@ -12,10 +12,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -108,7 +108,8 @@ class Story:
     reference: Project
     queues: dict[str, list[str]] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
-    job_records: str = ""
+    gpus: list[dict[str, str]] = field(default_factory=list)
+    states: dict[str, str] = field(default_factory=dict)
 
     @property
     def logs(self) -> dict[str, str]:
@@ -132,6 +133,25 @@ def step_processes(project: Project, step: str) -> list[psutil.Process]:
             if command[1:3] == ["-m", f"selfcontrast.steps.{step}"] and process.cwd() == str(project.folder):
                 found.append(process)
     return found
+
+
+@contextlib.contextmanager
+def watching_gpus(cluster: Cluster, seen: list[dict[str, str]]) -> Iterator[None]:
+    """Note again and again which GPU each running job has, by Slurm's own account."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            records = cluster.ask("scontrol", "show", "job", "-d", "-o", check=False)
+            seen.append(dict(re.findall(r"^JobId=(\d+) .* GRES=gpu:fake:1\(IDX:(\S+)\)", records, re.M)))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -158,15 +178,17 @@ def story(cluster: Cluster, faults: object, tmp_path_factory: pytest.TempPathFac
     story = Story(project_for_slurm(tmp_path_factory.mktemp("story") / "project"), reference)
     runs = [beside]
     try:
-        runs.append(on_cluster := Run.start(story.project, "--workflow-profile", PROFILE, "--retries", "1"))
-        _kill_a_step(story, on_cluster)
-        _drain_the_node(cluster, story, on_cluster)
-        _cancel_a_job_and_kill_snakemake(cluster, story, on_cluster)
-        story.outputs.append(on_cluster.output)
-        runs.append(again := Run.start(story.project, "--workflow-profile", PROFILE, "--retries", "1"))
-        again.end()
-        story.outputs.append(again.output)
-        story.job_records = cluster.ask("scontrol", "show", "job", "-d", "-o")
+        with watching_gpus(cluster, story.gpus):
+            runs.append(on_cluster := Run.start(story.project, "--workflow-profile", PROFILE, "--retries", "1"))
+            _kill_a_step(story, on_cluster)
+            _drain_the_node(cluster, story, on_cluster)
+            _cancel_a_job_and_kill_snakemake(cluster, story, on_cluster)
+            runs.append(again := Run.start(story.project, "--workflow-profile", PROFILE, "--retries", "1"))
+            again.end()
+        story.outputs = [on_cluster.output, again.output]
+        story.states = dict(
+            re.findall(r"^JobId=(\d+) .*? JobState=(\w+)", cluster.ask("scontrol", "show", "job", "-o"), re.M)
+        )
         beside.end()
         assert beside.process.returncode == 0, beside.output[-5000:]
         assert again.process.returncode == 0, again.output[-5000:]
@@ -226,22 +248,15 @@ def test_jobs_of_the_killed_run_were_cancelled_before_the_next_began(story: Stor
     said = re.search(r"^(\d+) jobs of an earlier run of this study were cancelled", story.outputs[1], re.M)
     assert said, story.outputs[1][:2000]
     assert 1 <= int(said[1]) <= len(story.queues["killed"])
-    states = dict(re.findall(r"JobId=(\d+) .*? JobState=(\w+)", story.job_records))
-    assert {states[job] for job in story.queues["killed"]} <= {"CANCELLED", "COMPLETED"}
+    assert {story.states[job] for job in story.queues["killed"]} <= {"CANCELLED", "COMPLETED"}
 
 
 def test_slurm_gave_each_job_a_gpu_of_its_own(story: Story) -> None:
-    """From Slurm's records: at no time more jobs than GPUs, none twice; both were in use at some time."""
-    spans = []
-    for line in story.job_records.splitlines():
-        if found := re.search(r"GRES=gpu:fake:1\(IDX:(\d)\)", line):
-            times = [re.search(rf"{name}=(\S+)", line)[1] for name in ("StartTime", "EndTime")]
-            spans.append((int(found[1]), *(datetime.fromisoformat(t).timestamp() for t in times)))
-    assert len(spans) >= 15
-    assert {gpu for gpu, _, _ in spans} == set(range(GPUS))
-    at_a_time = [[g for g, start, end in spans if start <= moment < end] for _, moment, _ in spans]
-    assert all(len(gpus) == len(set(gpus)) for gpus in at_a_time)
-    assert max(map(len, at_a_time)) == GPUS
+    """At no time two jobs on one GPU; both were in use at some time, and every kind of job with a model had one."""
+    assert all(len(held) == len(set(held.values())) for held in story.gpus)
+    assert {gpu for held in story.gpus for gpu in held.values()} == {str(i) for i in range(GPUS)}
+    assert max(map(len, story.gpus)) == GPUS
+    assert len({job for held in story.gpus for job in held}) >= 15
 
 
 def test_jobs_saw_their_gpu_and_used_the_cpu_since_it_does_not_exist(story: Story) -> None:

@@ -13,6 +13,13 @@ from safetensors import SafetensorError
 from selfcontrast import cli
 
 
+@pytest.fixture(autouse=True)
+def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the frame of a step from watching the parent of pytest, and from changing its environment."""
+    monkeypatch.setattr(cli, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(cli, "_limit_threads", lambda threads: None)
+
+
 def run(tmp_path: Path, error: Exception) -> int:
     def work(args: argparse.Namespace, step: cli.Step) -> None:
         raise error

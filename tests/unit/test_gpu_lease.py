@@ -268,3 +268,22 @@ def test_processes_that_the_command_starts_see_its_gpus(tmp_path: Path) -> None:
     script = f"import subprocess, sys; print(subprocess.check_output([sys.executable, '-c', {SHOW!r}], text=True))"
     out, _ = start(tmp_path, "--granted", "2", "--", "-c", script).communicate(timeout=60)
     assert json.loads(out)[0] == "0,1"
+
+
+@pytest.mark.slow
+def test_two_trainings_of_two_gpus_run_side_by_side_on_four(tmp_path: Path) -> None:
+    """By accelerate itself: four processes, of which each pair sees the GPUs of its job; ports do not collide."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, time\n"
+        "time.sleep(8)\n"
+        "names = ('CUDA_VISIBLE_DEVICES', 'RANK', 'WORLD_SIZE')\n"
+        f"open({str(tmp_path / 'out')!r}, 'a').write(' '.join(os.environ[n] for n in names) + '\\n')\n"
+    )
+    config = ROOT / "envs/accelerate/ddp.yaml"
+    arguments = ["--granted", "2", "--asked", "2", "--accelerate", str(config), "--", str(script)]
+    jobs = [start(tmp_path, *arguments, ids="0,1,2,3") for _ in range(2)]
+    logs = [job.communicate(timeout=300)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], logs
+    assert sorted((tmp_path / "out").read_text().splitlines()) == ["0,1 0 2", "0,1 1 2", "2,3 0 2", "2,3 1 2"]
+    assert not [log for log in logs if "already in use" in log or "waiting for" in log]
