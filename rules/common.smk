@@ -249,8 +249,13 @@ def table_files(wildcards):
     return [
         *metrics,
         "selfcontrast/metrics/_answers.py",
+        "selfcontrast/evidence.py",
+        "selfcontrast/main_table.py",
         "selfcontrast/tables.py",
-        "selfcontrast/stats.py",
+        *(
+            f"selfcontrast/stats/{module}.py"
+            for module in ("intervals", "power", "trend", "variance")
+        ),
     ]
 
 

@@ -10,6 +10,7 @@ rule tables:
     output:
         manifest="<results>/tables/manifest.json",
         main="<results>/tables/main.md",
+        latex="<results>/tables/main.tex",
         metrics=report(
             "<results>/tables/metrics.tsv",
             caption="../report/metrics.rst",
@@ -21,6 +22,30 @@ rule tables:
             caption="../report/comparisons.rst",
             category="Headline",
             labels={"what": "paired comparisons"},
+        ),
+        best=report(
+            "<results>/tables/best.tsv",
+            caption="../report/best.rst",
+            category="Headline",
+            labels={"what": "differences to the best"},
+        ),
+        trend=report(
+            "<results>/tables/trend.tsv",
+            caption="../report/trend.rst",
+            category="Headline",
+            labels={"what": "trend over n"},
+        ),
+        variance=report(
+            "<results>/tables/variance.tsv",
+            caption="../report/variance.rst",
+            category="Evidence",
+            labels={"what": "variance by source"},
+        ),
+        power=report(
+            "<results>/tables/power.tsv",
+            caption="../report/power.rst",
+            category="Evidence",
+            labels={"what": "smallest visible differences"},
         ),
         data=report(
             "<results>/tables/data.tsv",

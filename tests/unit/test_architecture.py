@@ -30,6 +30,7 @@ LAYERS = (
     ("generation", "training"),
     KINDS,
     ("tables",),
+    ("evidence", "main_table"),
     ("plotting",),
     ("steps", "__main__"),
 )
@@ -45,8 +46,9 @@ IMPORTERS = {
     "tokenizers": {"world.checkpoint"},
     "sentence_transformers": {"scorers.cosine"},
     "pyarrow": {"artifacts", "datasets._records"},
-    "statsmodels": {"stats"},
-    "pandas": {"tables", "plotting", "steps.figures"},
+    "statsmodels": {"stats.intervals", "stats.power"},
+    "scipy": {"stats.intervals", "stats.trend"},
+    "pandas": {"tables", "evidence", "main_table", "plotting", "steps.figures"},
     "yaml": {"config"},
 }
 
