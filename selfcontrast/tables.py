@@ -122,7 +122,6 @@ class Cell:
         seed = derive_seed(self.study.seed, "bootstrap", self.layout.dataset, self.layout.model)
         return Resamples.draw(
             n_prompts=len(self.prompt_ids),
-            n_seeds=len(self.study.seeds),
             n_resamples=self.study.evaluation.bootstrap,
             seed=seed,
         )
@@ -147,7 +146,7 @@ def mean_of_known(values: NDArray) -> NDArray:
 def metrics_table(cells: list[Cell]) -> pd.DataFrame:
     """Return one row for each arm, metric and seed, and one over all seeds.
 
-    The interval of a single seed draws prompts; that over all seeds draws prompts and seeds. Beside each value stands how
+    The interval of a single seed is over prompts; that over all seeds is over prompts and seeds. Beside each value stands how
     many prompts and answers it is made from, and how many answers had none.
     """
     rows = []
@@ -157,7 +156,7 @@ def metrics_table(cells: list[Cell]) -> pd.DataFrame:
             if not values:
                 continue
             stacked = np.stack(list(values.values()))  # (arms, seeds, prompts)
-            single = iter(estimates(stacked.reshape(-1, 1, stacked.shape[-1]), cell.resamples.of_one_seed))
+            single = iter(estimates(stacked.reshape(-1, 1, stacked.shape[-1]), cell.resamples))
             for arm_id, over_all in zip(values, estimates(stacked, cell.resamples), strict=True):
                 arm, answers = cell.arms[arm_id], cell.answers(metric)[arm_id]
                 head = [*cell.key, arm_id, arm.method, arm.selection, arm.n]

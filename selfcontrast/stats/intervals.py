@@ -1,13 +1,13 @@
 """Intervals and paired differences over prompts and seeds.
 
 The unit of evidence is the prompt: answers to one prompt are alike, whichever seed trained the policy. The bootstrap draws
-prompts, and independently of them seeds, with replacement (a crossed bootstrap); every answer of a drawn prompt and seed
-comes along.
+prompts with replacement, and every answer of a drawn prompt comes along. It gives the shape of the sampling distribution.
 
-Such a bootstrap is too wide where the interaction of prompts and seeds is large (Owen, The pigeonhole bootstrap, Annals of
-Applied Statistics, 2007), and too narrow where a handful of seeds carries the variance. So its draws are stretched: to the
-unbiased standard error of the mean, and to the tails of Student's t with that error's degrees of freedom (in the manner of
-the expanded percentile interval of Hesterberg, American Statistician, 2015). What remains of the bootstrap is its skewness.
+Its width would know nothing of the seeds. A bootstrap that draws seeds too, crossed with prompts, is too wide where prompts
+and seeds interact (Owen, The pigeonhole bootstrap, Annals of Applied Statistics, 2007), and too narrow for a handful of
+seeds. So the draws are stretched: to the unbiased standard error of the mean over prompts and seeds, and to the tails of
+Student's t with that error's degrees of freedom (in the manner of the expanded percentile interval of Hesterberg, American
+Statistician, 2015).
 """
 
 from __future__ import annotations
@@ -42,25 +42,15 @@ class Resamples:
 
     Attributes:
         prompts: how often each prompt is drawn, ``(resamples, prompts)``.
-        seeds: how often each seed is drawn, ``(resamples, seeds)``.
     """
 
     prompts: NDArray
-    seeds: NDArray
 
     @classmethod
-    def draw(cls, *, n_prompts: int, n_seeds: int, n_resamples: int, seed: int) -> Resamples:
-        """Draw one prompt and one seed less than there are: this makes the bootstrap variance of a mean unbiased.
-
-        A resample of m out of m understates it by the factor (m - 1) / m, which matters for a handful of seeds.
-        """
+    def draw(cls, *, n_prompts: int, n_resamples: int, seed: int) -> Resamples:
+        """Draw as many prompts as there are, with replacement."""
         rng = np.random.default_rng(seed)
-        return cls(_counts(rng, n_prompts, n_resamples), _counts(rng, n_seeds, n_resamples))
-
-    @property
-    def of_one_seed(self) -> Resamples:
-        """Return the same draws of prompts for a single seed."""
-        return Resamples(self.prompts, np.ones((len(self.prompts), 1)))
+        return cls(rng.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=n_resamples).astype(float))
 
     def means(self, values: NDArray) -> NDArray:
         """Return the mean of ``values`` ``(..., seeds, prompts)`` in every resample, ``(..., resamples)``.
@@ -68,20 +58,9 @@ class Resamples:
         A NaN is no value: the mean is over the others. A resample without any is NaN.
         """
         known = ~np.isnan(values)
-        if known.all():
-            return self._totals(values) / (self.seeds.sum(1) * self.prompts.sum(1))
+        n_known = known.sum(-2) @ self.prompts.T
         with np.errstate(invalid="ignore"):
-            return self._totals(np.where(known, values, 0.0)) / self._totals(known.astype(float))
-
-    def _totals(self, values: NDArray) -> NDArray:
-        by_seed = (values.reshape(-1, values.shape[-1]) @ self.prompts.T).reshape(*values.shape[:-1], -1)
-        return (by_seed * self.seeds.T).sum(-2)
-
-
-def _counts(rng: np.random.Generator, n: int, n_resamples: int) -> NDArray:
-    if n == 1:
-        return np.ones((n_resamples, 1))
-    return rng.multinomial(n - 1, np.full(n, 1 / n), size=n_resamples).astype(float)
+            return np.where(known, values, 0.0).sum(-2) @ self.prompts.T / n_known
 
 
 def estimate(values: NDArray, resamples: Resamples) -> Estimate:
@@ -121,16 +100,22 @@ def _of_draws(values: NDArray, draws: NDArray) -> tuple[Estimate, float]:
         return Estimate(np.nan, np.nan, np.nan), np.nan
     value = float(values[known].mean())
     draws = draws[~np.isnan(draws)]
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    zero = 0.0
     spread, sd = spread_of_mean(values), float(draws.std())
-    if spread.se > 0 and sd > 0:
-        # The stretch is monotone: it may be applied to the ends, and its inverse to the zero of the p-value.
-        df = max(spread.df, 1.0)
-        low, high = (value + spread.se * _t_of_normal((end - value) / sd, df) for end in (low, high))
-        zero = value + sd * _normal_of_t(-value / spread.se, df)
-    beyond = min((draws <= zero).sum(), (draws >= zero).sum())
-    return Estimate(value, float(low), float(high)), min(1.0, 2 * (1 + int(beyond)) / (len(draws) + 1))
+    if not spread.se > 0:
+        return Estimate(value, value, value), 1.0 if value == 0 else _p(0, len(draws))
+    # Without differences between prompts there is no shape but that of Student's t.
+    shape = (draws - draws.mean()) / sd if sd > 0 else special.ndtri((np.arange(len(draws)) + 0.5) / len(draws))
+    df = max(spread.df, 1.0)
+    # The stretch is monotone: it may be applied to the ends, and its inverse to the zero of the p-value.
+    ends = np.quantile(shape, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = (value + spread.se * _t_of_normal(end, df) for end in ends)
+    zero = _normal_of_t(-value / spread.se, df)
+    beyond = min((shape <= zero).sum(), (shape >= zero).sum())
+    return Estimate(value, low, high), _p(int(beyond), len(draws))
+
+
+def _p(n_beyond: int, n_resamples: int) -> float:
+    return min(1.0, 2 * (1 + n_beyond) / (n_resamples + 1))
 
 
 def _t_of_normal(z: float, df: float) -> float:

@@ -79,9 +79,18 @@ def split_variance(values: NDArray) -> Components:
 
 
 def spread_of_mean(values: NDArray) -> Spread:
-    """Return the standard error of the mean of ``values`` ``(seeds, prompts)``; prompts with a NaN are left out."""
-    values = _complete(values[:, :, None])[:, :, 0]
-    return _combine(*_mean_squares(values), n_seeds=values.shape[0], n_prompts=values.shape[1])
+    """Return the standard error of the mean of ``values`` ``(seeds, prompts)``, NaN being no value.
+
+    The mean squares are those of the prompts that every seed has, the number of prompts that of all values.
+    """
+    complete = _complete(values[:, :, None])[:, :, 0]
+    if not complete.size:
+        return Spread(math.nan, math.nan)
+    n_seeds, n_prompts = complete.shape
+    of_seeds, of_prompts, crossed = _mean_squares(complete)
+    share = float((~np.isnan(values)).sum()) / complete.size
+    of_seeds = max(0.0, crossed + (of_seeds - crossed) * share)
+    return _combine(of_seeds, of_prompts, crossed, n_seeds=n_seeds, n_prompts=n_prompts * share)
 
 
 def _complete(values: NDArray) -> NDArray:
@@ -91,8 +100,6 @@ def _complete(values: NDArray) -> NDArray:
 def _mean_squares(values: NDArray) -> tuple[float, float, float]:
     """Return the mean squares of seeds, prompts and the rest of ``values`` ``(seeds, prompts)``; 0 without freedom."""
     n_seeds, n_prompts = values.shape
-    if not values.size:
-        return 0.0, 0.0, 0.0
     by_seed, by_prompt = values.mean(1), values.mean(0)
     rest = values - by_seed[:, None] - by_prompt + values.mean()
     freedom = (n_seeds - 1) * (n_prompts - 1)
@@ -107,17 +114,14 @@ def _combine(of_seeds: float, of_prompts: float, crossed: float, *, n_seeds: flo
     """Return standard error and Satterthwaite's degrees of freedom from the mean squares over means of samples.
 
     The variance of the mean is (seeds + prompts - crossed) / (n_seeds n_prompts). It is never taken to be below that of
-    prompts or seeds alone: by chance the difference may be small, or negative.
+    noise alone: by chance the difference may be small, or negative.
     """
-    cells = n_seeds * n_prompts
-    if not cells:
-        return Spread(math.nan, math.nan)
-    total = max(of_seeds + of_prompts - crossed, of_seeds, of_prompts)
+    total = max(of_seeds + of_prompts - crossed, crossed)
     squares = 0.0
     for mean_square, freedom in (
         (of_seeds, n_seeds - 1),
         (of_prompts, n_prompts - 1),
         (crossed, (n_seeds - 1) * (n_prompts - 1)),
     ):
-        squares += mean_square**2 / freedom if freedom else 0.0
-    return Spread(math.sqrt(total / cells), total**2 / squares if squares else math.inf)
+        squares += mean_square**2 / freedom if freedom > 0 else 0.0
+    return Spread(math.sqrt(total / (n_seeds * n_prompts)), total**2 / squares if squares else math.inf)
