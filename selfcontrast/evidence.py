@@ -27,7 +27,7 @@ def best_table(cells: list[Cell]) -> pd.DataFrame:
     rows = []
     for cell in cells:
         for metric in HIGHER_IS_BETTER:
-            values = cell.values(metric)
+            values = {arm: v for arm, v in cell.values(metric).items() if not np.isnan(v).all()}
             if not values:
                 continue
             best = max(values, key=lambda a: np.nanmean(values[a]))

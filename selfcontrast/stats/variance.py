@@ -42,6 +42,8 @@ class Components:
 
     def spread(self, *, prompts: float = 1, seeds: float = 1, samples: float = 1) -> Spread:
         """Return the standard error of the mean of a study so many times larger, with negative estimates as 0."""
+        if self.n_prompts < 2:
+            return Spread(math.nan, math.nan)
         p, s, k = self.n_prompts * prompts, self.n_seeds * seeds, self.n_samples * samples
         of = [0.0 if math.isnan(v) else max(v, 0.0) for v in (self.prompts, self.seeds, self.interaction, self.samples)]
         crossed = of[2] + of[3] / k
