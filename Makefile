@@ -14,7 +14,7 @@ TORCH := torch==2.13.0
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env tiny run show report publish check test lint types unit smoke bench-train bench-generate bench-similarity clean
+.PHONY: help env tiny run show report publish check calibrate-judges test lint types unit smoke bench-train bench-generate bench-similarity clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,10 @@ publish: env ## copy the tables and figures of STUDY to results/published/
 
 check: env ## check STUDY without running it
 	@python -m selfcontrast check $(STUDY)
+
+calibrate-judges: env ## win rates of AlpacaEval's annotations in FOLDER, compared with the file LEADERBOARD if given
+	@test -n "$(FOLDER)" || { echo "name a folder of <model>/<annotator>/annotations.json: make calibrate-judges FOLDER=../alpaca_eval/results"; exit 2; }
+	@python -m selfcontrast calibrate "$(FOLDER)" $(if $(LEADERBOARD),--leaderboard "$(LEADERBOARD)")
 
 test: lint types unit smoke ## every check
 

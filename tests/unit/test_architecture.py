@@ -22,7 +22,7 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 # other. A package is one part: its modules may import each other, except plug-ins, which share only `_private` modules.
 LAYERS = (
     ("__init__", "errors", "seeds", "records", "layout", "progress"),
-    ("plugins", "artifacts"),
+    ("plugins", "artifacts", "calibration"),
     ("schema", "cli", "checkpoints", "rendering"),
     ("config", "lm_head"),
     ("sweep", "world"),
