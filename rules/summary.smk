@@ -6,6 +6,7 @@ rule tables:
         answers=every_answer,
         groups=every_group,
         similarity=every_similarity,
+        diagnoses=every_diagnosis,
         lock="requirements.lock",
     output:
         manifest="<results>/tables/manifest.json",
@@ -59,6 +60,14 @@ rule tables:
             category="Data",
             labels={"what": "selections"},
         ),
+        negatives=report(
+            "<results>/tables/negatives.tsv",
+            caption="../report/negatives.rst",
+            category="Data",
+            labels={"what": "negatives"},
+        ),
+        histograms="<results>/tables/histograms.tsv",
+        gradient="<results>/tables/gradient.tsv",
         similarity="<results>/tables/similarity.tsv",
         provenance="<results>/tables/provenance.json",
         run="<results>/tables/run.json",
@@ -82,7 +91,7 @@ rule tables:
 rule figures:
     input:
         code="selfcontrast/steps/figures.py",
-        lib="selfcontrast/plotting.py",
+        lib=["selfcontrast/plotting.py", "selfcontrast/diagnostic_plots.py"],
         spec="<results>/summary/spec.json",
         tables=rules.tables.output.manifest,
     output:

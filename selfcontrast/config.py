@@ -151,11 +151,24 @@ def _dangling(study: Study) -> Iterator[str]:
     shown = study.figures.similarity
     if shown is not None and (shown.pool not in study.pools or shown.scorer not in study.scorers):
         yield f"figures.similarity names a pool or scorer that is not there: {shown.pool}, {shown.scorer}"
+    yield from _impossible_gradient(study)
+    if study.figures.truth is not None and study.figures.truth not in study.scorers:
+        yield f"figures.truth names `{study.figures.truth}`, which is not under `scorers`: {', '.join(study.scorers)}"
     for name, dataset in study.datasets.items():
         if dataset.splits.validation == 0 and study.evaluation.split == "validation":
             yield f"evaluation.split is `validation`, but datasets.{name}.splits.validation is 0"
     if not any(study.figures.ablation_n in sweep.n for method in study.methods.values() for sweep in method.sweeps):
         yield f"figures.ablation_n is {study.figures.ablation_n}, which no method sweeps"
+
+
+def _impossible_gradient(study: Study) -> Iterator[str]:
+    shown = study.figures.gradient
+    if shown is None:
+        return
+    if shown.pool not in study.pools:
+        yield f"figures.gradient.pool names `{shown.pool}`, which is not under `pools`: {', '.join(study.pools)}"
+    elif (size := study.pools[shown.pool].params.get("n_responses", 1)) < shown.negatives:
+        yield f"figures.gradient.negatives is {shown.negatives}, but pool `{shown.pool}` has {size} responses to a prompt"
 
 
 def _impossible_n(study: Study) -> Iterator[str]:

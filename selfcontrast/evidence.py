@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from selfcontrast import plugins
+from selfcontrast.artifacts import Artifact
 from selfcontrast.stats import LEVEL
 from selfcontrast.stats.power import smallest_difference
 from selfcontrast.stats.trend import find_trend
@@ -92,3 +95,23 @@ def trend_table(cells: list[Cell]) -> pd.DataFrame:
                 rows.append([*cell.key, method, selection, metric, ns, *found])
     columns = ["dataset", "model", "method", "selection", "metric", "n", "per_doubling", "low", "high", "p"]
     return pd.DataFrame(rows, columns=[*columns, "page_p", "direction"])
+
+
+def stored_table(cells: list[Cell], manifest_of: Callable[[Cell], Path], name: str) -> pd.DataFrame:
+    """Return one table that a step wrote for each data set and model, as one."""
+    frames = []
+    for cell in cells:
+        frame = pd.DataFrame(Artifact.open(manifest_of(cell)).table(f"{name}.parquet"))
+        frame.insert(0, "dataset", cell.layout.dataset)
+        frame.insert(1, "model", cell.layout.model)
+        frames.append(frame)
+    return pd.concat([f for f in frames if len(f)] or frames, ignore_index=True)
+
+
+def gradient_table(cells: list[Cell]) -> pd.DataFrame:
+    """Return the variance of the gradient over n, predicted and measured; without ``figures.gradient``, no rows."""
+    shown = cells[0].study.figures.gradient
+    if shown is not None:
+        return stored_table(cells, lambda cell: cell.layout.gradient(shown.pool), "gradient")
+    columns = ["dataset", "model", "pool", "prompts", "negatives", "n", "predicted", "measured", "low", "high"]
+    return pd.DataFrame(columns=[*columns, "zeta10", "zeta11"])

@@ -1,7 +1,7 @@
 """Make the tidy tables of a finished study, and write down what they were made from.
 
-In: every manifest of the study. Out: metrics, comparisons, best, variance, power, trend, data, selections and similarity as
-.tsv, main.md, main.tex, provenance.json.
+In: every manifest of the study. Out: metrics, comparisons, best, variance, power, trend, data, selections, negatives,
+histograms, gradient and similarity as .tsv, main.md, main.tex, provenance.json.
 CPU, seconds.
 """
 
@@ -52,6 +52,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         "trend": evidence.trend_table(cells),
         "data": tables.data_table(cells),
         "selections": tables.selections_table(cells),
+        "negatives": evidence.stored_table(cells, lambda cell: cell.layout.negatives, "negatives"),
+        "histograms": evidence.stored_table(cells, lambda cell: cell.layout.negatives, "histograms"),
+        "gradient": evidence.gradient_table(cells),
         "similarity": tables.similarity_table(cells),
     }
     for name, table in made.items():

@@ -26,19 +26,20 @@ LAYERS = (
     ("schema", "cli", "checkpoints", "rendering"),
     ("config", "lm_head"),
     ("sweep", "world"),
-    ("logprobs", "stats", "selection"),
-    ("generation", "training"),
+    ("logprobs", "stats", "selection", "negatives"),
+    ("generation", "training", "gradient_noise"),
     KINDS,
     ("tables",),
     ("evidence", "main_table"),
     ("plotting",),
+    ("diagnostic_plots",),
     ("steps", "__main__"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 # Heavy libraries, each with the modules that may import it, at the top or inside a function.
 IMPORTERS = {
-    "matplotlib": {"plotting"},
+    "matplotlib": {"plotting", "diagnostic_plots"},
     "transformers": {"checkpoints", "logprobs", "training.engine", "world.checkpoint"},
     "accelerate": {"training.engine", "training.monitor"},
     "peft": {"training.adapters"},
@@ -48,7 +49,7 @@ IMPORTERS = {
     "pyarrow": {"artifacts", "datasets._records"},
     "statsmodels": {"stats.intervals", "stats.power"},
     "scipy": {"stats.intervals", "stats.trend"},
-    "pandas": {"tables", "evidence", "main_table", "plotting", "steps.figures"},
+    "pandas": {"tables", "evidence", "main_table", "plotting", "diagnostic_plots", "steps.figures"},
     "yaml": {"config"},
 }
 
