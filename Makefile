@@ -16,7 +16,7 @@ VLLM := $(abspath .venv-vllm)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env env-vllm tiny run plan show report publish check test lint types unit smoke test-slurm test-vllm vllm-if-there bench-train bench-generate bench-similarity bench-scale clean
+.PHONY: help env env-vllm tiny run plan show report publish check calibrate-judges test lint types unit smoke test-slurm test-vllm vllm-if-there bench-train bench-generate bench-similarity bench-scale clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,6 +68,10 @@ publish: env ## copy the tables and figures of STUDY to results/published/
 
 check: env ## check STUDY without running it
 	@python -m selfcontrast check $(STUDY)
+
+calibrate-judges: env ## win rates of AlpacaEval's annotations in FOLDER, compared with the file LEADERBOARD if given
+	@test -n "$(FOLDER)" || { echo "name a folder of <model>/<annotator>/annotations.json: make calibrate-judges FOLDER=../alpaca_eval/results"; exit 2; }
+	@python -m selfcontrast calibrate "$(FOLDER)" $(if $(LEADERBOARD),--leaderboard "$(LEADERBOARD)")
 
 test: lint types unit smoke vllm-if-there test-slurm ## every check
 

@@ -45,8 +45,6 @@ LINTING = [
 
 WITH_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 
-FIGURES = ("scaling", "filters", "similarity", "length")
-
 
 def fail(error):
     """End Snakemake with the message alone and exit code 2, as the steps do."""
@@ -66,6 +64,11 @@ try:
     SPECS = sweep.expand_specs(cfg)
 except SelfContrastError as error:
     fail(error)
+
+
+FIGURES = ["scaling", "filters", "similarity", "length", "negatives"]
+if cfg.figures.gradient is not None:
+    FIGURES.append("gradient")
 
 
 wildcard_constraints:
@@ -194,7 +197,12 @@ def scorer_files(wildcards):
 
 def selection_files(wildcards):
     """Return the plug-ins of a selection: its kind and its filter."""
-    selection = cfg.selections[wildcards.selection]
+    return files_of_selection(wildcards.selection)
+
+
+def files_of_selection(name):
+    """Return the same by the id of the selection."""
+    selection = cfg.selections[name]
     files = [
         plugin_file("selections", selection.kind),
         "selfcontrast/selection.py",
@@ -221,6 +229,42 @@ def of_selection(template):
         )
 
     return paths
+
+
+def trained_selections(wildcards):
+    """Return the selections of a data set's trained arms, as its spec of the negatives lists them."""
+    return SPECS[f"{wildcards.dataset}/{wildcards.model}/negatives"]["selections"]
+
+
+def every_selection_file(wildcards):
+    """Return the plug-ins of all selections whose negatives are described."""
+    return sorted(
+        {f for s in trained_selections(wildcards) for f in files_of_selection(s["id"])}
+    )
+
+
+def described_pools(wildcards):
+    """Return the pools that negatives are drawn from, and the scores by which they are described."""
+    base = f"<results>/{wildcards.dataset}/{wildcards.model}/pools"
+    truth = SPECS[f"{wildcards.dataset}/{wildcards.model}/negatives"]["truth"]
+    found = {}
+    for s in trained_selections(wildcards):
+        found[f"{base}/{s['pool']}/manifest.json"] = None
+        for scorer in (s["scorer"], s["similarity"], truth):
+            if scorer is not None:
+                found[f"{base}/{s['pool']}/scores/{scorer}/manifest.json"] = None
+    return list(found)
+
+
+def described_groups(wildcards):
+    """Return the groups of every selection, n and seed."""
+    base = f"<results>/{wildcards.dataset}/{wildcards.model}/groups"
+    return [
+        f"{base}/{s['id']}/n{n}/s{seed}/manifest.json"
+        for s in trained_selections(wildcards)
+        for n in s["n"]
+        for seed in cfg.seeds
+    ]
 
 
 # Arms
@@ -288,8 +332,13 @@ def table_files(wildcards):
     return [
         *metrics,
         "selfcontrast/metrics/_answers.py",
+        "selfcontrast/evidence.py",
+        "selfcontrast/main_table.py",
         "selfcontrast/tables.py",
-        "selfcontrast/stats.py",
+        *(
+            f"selfcontrast/stats/{module}.py"
+            for module in ("intervals", "power", "trend", "variance")
+        ),
     ]
 
 
@@ -314,6 +363,19 @@ def every_group(wildcards):
         for arm in arms.values()
         if arm.is_trained
         for seed in cfg.seeds
+    ]
+
+
+def every_diagnosis(wildcards):
+    """Return what the negatives and, if the study asks for it, the gradients of every data set and model are."""
+    parts = ["negatives"]
+    if cfg.figures.gradient is not None:
+        parts.append(f"pools/{cfg.figures.gradient.pool}/gradient")
+    return [
+        f"<results>/{dataset}/{model}/{part}/manifest.json"
+        for dataset in cfg.datasets
+        for model in cfg.models
+        for part in parts
     ]
 
 

@@ -6,10 +6,12 @@ rule tables:
         answers=every_answer,
         groups=every_group,
         similarity=every_similarity,
+        diagnoses=every_diagnosis,
         lock="requirements.lock",
     output:
         manifest="<results>/tables/manifest.json",
         main="<results>/tables/main.md",
+        latex="<results>/tables/main.tex",
         metrics=report(
             "<results>/tables/metrics.tsv",
             caption="../report/metrics.rst",
@@ -21,6 +23,30 @@ rule tables:
             caption="../report/comparisons.rst",
             category="Headline",
             labels={"what": "paired comparisons"},
+        ),
+        best=report(
+            "<results>/tables/best.tsv",
+            caption="../report/best.rst",
+            category="Headline",
+            labels={"what": "differences to the best"},
+        ),
+        trend=report(
+            "<results>/tables/trend.tsv",
+            caption="../report/trend.rst",
+            category="Headline",
+            labels={"what": "trend over n"},
+        ),
+        variance=report(
+            "<results>/tables/variance.tsv",
+            caption="../report/variance.rst",
+            category="Evidence",
+            labels={"what": "variance by source"},
+        ),
+        power=report(
+            "<results>/tables/power.tsv",
+            caption="../report/power.rst",
+            category="Evidence",
+            labels={"what": "smallest visible differences"},
         ),
         data=report(
             "<results>/tables/data.tsv",
@@ -34,6 +60,14 @@ rule tables:
             category="Data",
             labels={"what": "selections"},
         ),
+        negatives=report(
+            "<results>/tables/negatives.tsv",
+            caption="../report/negatives.rst",
+            category="Data",
+            labels={"what": "negatives"},
+        ),
+        histograms="<results>/tables/histograms.tsv",
+        gradient="<results>/tables/gradient.tsv",
         similarity="<results>/tables/similarity.tsv",
         provenance="<results>/tables/provenance.json",
         run="<results>/tables/run.json",
@@ -57,7 +91,7 @@ rule tables:
 rule figures:
     input:
         code="selfcontrast/steps/figures.py",
-        lib="selfcontrast/plotting.py",
+        lib=["selfcontrast/plotting.py", "selfcontrast/diagnostic_plots.py"],
         spec="<results>/summary/spec.json",
         tables=rules.tables.output.manifest,
     output:

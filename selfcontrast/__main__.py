@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from selfcontrast import calibration
 from selfcontrast.config import check_files, load_study
 from selfcontrast.errors import InputError, SelfContrastError
 from selfcontrast.linting.command import add_flags, lint
@@ -43,13 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.set_defaults(work=lambda args: schema())
     command = commands.add_parser("progress", help="turn snakemake's output on standard input into short lines")
     command.set_defaults(work=lambda args: follow(sys.stdin, sys.stdout))
+    command = commands.add_parser("calibrate", help="print the win rates of published judgements (AlpacaEval's layout)")
+    command.add_argument("folder", type=Path, help="folder of <model>/<annotator>/annotations.json")
+    command.add_argument("--leaderboard", type=Path, help="CSV file to compare with; exit code 1 if a number differs")
+    command.set_defaults(work=lambda args: calibrate(args.folder, args.leaderboard))
     args = parser.parse_args(argv)
     try:
         outcome = args.work(args)
     except SelfContrastError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    if isinstance(outcome, int):
+    if isinstance(outcome, int):  # the exit code of a command that printed by itself
         return outcome
     if outcome is not None:
         print(outcome)
@@ -91,6 +96,13 @@ def publish(name: str) -> str:
         for file in files:
             shutil.copyfile(file, target / folder / file.name)
     return f"{len(tables) + len(figures)} files copied to {target.as_posix()}/"
+
+
+def calibrate(folder: Path, leaderboard: Path | None) -> int:
+    """Print the win rates of published judgements; return 1 if one differs from the leaderboard, else 0."""
+    text, is_equal = calibration.report(folder, leaderboard)
+    print(text)
+    return 0 if is_equal else 1
 
 
 def schema() -> str:

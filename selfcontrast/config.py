@@ -182,6 +182,9 @@ def _dangling(study: Study) -> Iterator[str]:
     shown = study.figures.similarity
     if shown is not None and (shown.pool not in study.pools or shown.scorer not in study.scorers):
         yield f"figures.similarity names a pool or scorer that is not there: {shown.pool}, {shown.scorer}"
+    yield from _impossible_gradient(study)
+    if study.figures.truth is not None and study.figures.truth not in study.scorers:
+        yield f"figures.truth names `{study.figures.truth}`, which is not under `scorers`: {', '.join(study.scorers)}"
     for name, dataset in study.datasets.items():
         for model_id in dataset.models or ():
             if model_id not in study.models:
@@ -219,6 +222,16 @@ def _trainings(study: Study) -> list[tuple[str, Optimisation]]:
             (f"methods.{key}.sweeps[{i}].training", s.training) for i, s in enumerate(method.sweeps) if s.training
         ]
     return found
+
+
+def _impossible_gradient(study: Study) -> Iterator[str]:
+    shown = study.figures.gradient
+    if shown is None:
+        return
+    if shown.pool not in study.pools:
+        yield f"figures.gradient.pool names `{shown.pool}`, which is not under `pools`: {', '.join(study.pools)}"
+    elif (size := study.pools[shown.pool].params.get("n_responses", 1)) < shown.negatives:
+        yield f"figures.gradient.negatives is {shown.negatives}, but pool `{shown.pool}` has {size} responses to a prompt"
 
 
 def _impossible_n(study: Study) -> Iterator[str]:

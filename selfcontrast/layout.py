@@ -41,6 +41,15 @@ class Layout:
         """Return the manifest of the groups of one selection."""
         return self.base / "groups" / selection / f"n{n}" / f"s{seed}" / "manifest.json"
 
+    @property
+    def negatives(self) -> Path:
+        """Return the manifest of what the negatives of every selection are."""
+        return self.base / "negatives" / "manifest.json"
+
+    def gradient(self, pool: str) -> Path:
+        """Return the manifest of the variance of the gradient over a pool."""
+        return self.base / "pools" / pool / "gradient" / "manifest.json"
+
     def policy(self, arm: str, seed: int, *, is_trained: bool) -> Path:
         """Return the manifest of an arm's policy."""
         return (

@@ -86,7 +86,7 @@ def scaling(study: Study, tables: Tables) -> Figure:
         ax.set_xlabel("negatives for each prompt, n")
         ax.set_ylabel(_axis_label(study, metric))
     _legend_below(figure, axes)
-    _note(figure, _left_out(study, tables["selections"]))
+    note(figure, _left_out(study, tables["selections"]))
     return figure
 
 
@@ -110,7 +110,7 @@ def filters(study: Study, tables: Tables) -> Figure:
         y = np.arange(len(rows))
         value, low, high = (_scaled(metric, rows[c]) for c in ("value", "low", "high"))
         ax.errorbar(value, y, xerr=[value - low, high - value], fmt="o", ms=5, capsize=2.5, color=CURVE, lw=1.4)
-        ax.set_yticks(y, [_selection_label(study, s) for s in rows["selection"]])
+        ax.set_yticks(y, [selection_label(study, s) for s in rows["selection"]])
         ax.set_ylim(-0.6, len(rows) - 0.4)
         ax.grid(axis="y", visible=False)
         ax.set_xlabel(_axis_label(study, metric))
@@ -198,7 +198,7 @@ def similarity(study: Study, tables: Tables) -> Figure:
             f"{dataset}: Pearson {rows['pearson'].iloc[0]:.2f}, Spearman {rows['spearman'].iloc[0]:.2f}", fontsize=9
         )
         ax.grid(axis="x", visible=False)
-    _note(figure, "Box: quartiles and median; whiskers: 5 to 95 %")
+    note(figure, "Box: quartiles and median; whiskers: 5 to 95 %")
     return figure
 
 
@@ -261,7 +261,8 @@ def _arm_label(arm: str) -> str:
     return _method_label(arm.rsplit("-", 1)[0])
 
 
-def _selection_label(study: Study, selection: str) -> str:
+def selection_label(study: Study, selection: str) -> str:
+    """Return what a selection keeps, in words where it is a filter."""
     params = study.selections[selection].params
     chosen = params.get("filter", {})
     share = chosen.get("keep")
@@ -294,5 +295,6 @@ def _legend_below(figure: Figure, axes: dict[tuple[str, str, str], Axes]) -> Non
     figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=min(5, len(entries)))
 
 
-def _note(figure: Figure, text: str) -> None:
+def note(figure: Figure, text: str) -> None:
+    """Write one small line below a figure."""
     figure.supxlabel(text, fontsize=7.5, color="#444444")

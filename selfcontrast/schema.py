@@ -301,6 +301,14 @@ class SimilarityFigure(Strict):
     scorer: Id = Field(description="id under `scorers`")
 
 
+class GradientFigure(Strict):
+    """Of which pairs the variance of the gradient is measured, at the SFT model: a backward pass for each response."""
+
+    pool: Id = Field(description="id under `pools`")
+    prompts: int = Field(32, ge=2, description="prompts, drawn at random from those with enough responses")
+    negatives: int = Field(16, ge=4, multiple_of=2, description="responses to each; n goes up to half of them")
+
+
 class Figures(Strict):
     """What the figures show."""
 
@@ -308,6 +316,8 @@ class Figures(Strict):
     lines: tuple[str, ...] = Field((), description="arms shown as horizontal lines beside the curve")
     ablation_n: Count = Field(description="n at which the selections are compared")
     similarity: SimilarityFigure | None = Field(None, description="plot a scorer against the judge over a pool")
+    gradient: GradientFigure | None = Field(None, description="measure the variance of the gradient over n")
+    truth: Id | None = Field(None, description="scorer that tells false negatives; else one of kind `grade`, if any")
 
 
 class Study(Strict):

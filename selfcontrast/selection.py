@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 from selfcontrast import plugins
@@ -55,8 +56,7 @@ def select_groups(pools: Iterable[PromptPool], draw: Draw, *, kind: str, params:
     checked = module.Params(**params)
     selected = Selected()
     for pool in pools:
-        rng = random.Random(derive_seed(draw.seed, "candidates", pool.prompt_id))
-        found: Candidates = module.candidates(pool, n=draw.n, rng=rng, params=checked)
+        found = find_candidates(pool, draw, module, checked)
         selected.left_out.update({k: v for k, v in found.left_out.items() if v})
         selected.n_candidates.append(len(found.rejected))
         selected.n_answers.append(len(pool.answers))
@@ -67,6 +67,13 @@ def select_groups(pools: Iterable[PromptPool], draw: Draw, *, kind: str, params:
                 Group(pool.prompt_id, found.chosen, draw_negatives(pool.prompt_id, found.rejected, draw))
             )
     return selected
+
+
+def find_candidates(pool: PromptPool, draw: Draw, module: ModuleType, params: Any) -> Candidates:
+    """Return what a selection offers for one prompt; random selections draw from a stream of the prompt's own."""
+    rng = random.Random(derive_seed(draw.seed, "candidates", pool.prompt_id))
+    found: Candidates = module.candidates(pool, n=draw.n, rng=rng, params=params)
+    return found
 
 
 def draw_negatives(prompt_id: str, candidates: tuple[str, ...], draw: Draw) -> tuple[str, ...]:

@@ -210,6 +210,10 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
         if plugins.load("pools", plugin.kind).NEEDS_POLICY:
             spec |= _engine(m) | _context(m, params["max_new_tokens"])
         specs.append((f"pools/{pool}", spec))
+    specs.append(("negatives", _negatives_spec(study, dataset)))
+    if (shown := study.figures.gradient) is not None:
+        seed = derive_seed(study.seed, "gradient", dataset, model)
+        specs.append((f"pools/{shown.pool}/gradient", {**loading, **shown.model_dump(), "seed": seed}))
     for arm in arms_of(study, dataset).values():
         if not arm.is_trained:
             continue
@@ -247,6 +251,43 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
             )
         )
     return specs
+
+
+def truth_of(study: Study, dataset: str) -> str | None:
+    """Return the scorer that tells false negatives of a data set: the one named, else one that grades its pocket world."""
+    if study.figures.truth is not None:
+        return study.figures.truth
+    graders = [key for key, scorer in study.scorers.items() if scorer.kind == "grade"]
+    return graders[0] if graders and study.datasets[dataset].world is not None else None
+
+
+def _negatives_spec(study: Study, dataset: str) -> Spec:
+    """Return which negatives are described, and by which scores."""
+    shown = study.figures.similarity
+    selections: Spec = {}
+    for arm in arms_of(study, dataset).values():
+        if not arm.is_trained:
+            continue
+        selection, pool = study.selections[arm.selection], pool_of(study, arm.selection)
+        scorer = selection.params.get("scorer")
+        found = selections.setdefault(
+            arm.selection,
+            {
+                "kind": selection.kind,
+                "params": selection.params,
+                "pool": pool,
+                "scorer": scorer,
+                "similarity": shown.scorer if shown is not None and shown.pool == pool else scorer,
+                "nested": study.comparison.negatives == "nested",
+                "seed": derive_seed(study.seed, "groups", dataset),
+                "n": [],
+                "id": arm.selection,
+            },
+        )
+        if arm.n not in found["n"]:
+            found["n"].append(arm.n)
+    # A list, since the keys of a spec are sorted: tables show the selections in the order of the arms.
+    return {"selections": list(selections.values()), "seeds": list(study.seeds), "truth": truth_of(study, dataset)}
 
 
 def _common_n(study: Study, arm: Arm) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,16 @@ from selfcontrast.metrics._answers import Answers
 from selfcontrast.records import TARGET
 from selfcontrast.schema import Study
 from selfcontrast.seeds import derive_seed
-from selfcontrast.stats import Resamples, compare, estimate, holm
+from selfcontrast.stats import Resamples, compare_all, estimates, holm
 from selfcontrast.sweep import Arm, arms_of, baseline_id, models_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ALL_SEEDS = "all"
+
+COMPARED = ("score", "win_vs_target", "length")
+"""Metrics whose differences are tested."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ class Cell:
     study: Study
     layout: Layout
     arms: dict[str, Arm]
+    _answers: dict[str, dict[str, NDArray]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def key(self) -> list[str]:
+        """Return the first two columns of every table."""
+        return [self.layout.dataset, self.layout.model]
 
     @cached_property
     def prompt_ids(self) -> list[str]:
@@ -44,7 +53,7 @@ class Cell:
 
     @cached_property
     def scores(self) -> dict[tuple[str, int], NDArray]:
-        """Return the judge's scores ``(prompts, samples)`` by arm and seed."""
+        """Return the judge's scores ``(prompts, samples)`` by arm and seed; NaN where the judge gave none."""
         return {(a, s): self._read(a, s)[0] for a in self.arms for s in self.study.seeds}
 
     @cached_property
@@ -56,23 +65,37 @@ class Cell:
         e = self.study.evaluation
         table = Artifact.open(self.layout.answer_scores(arm, seed, e.split, e.judge)).table("scores.parquet")
         place = {p: i for i, p in enumerate(self.prompt_ids)}
-        scores, target = np.full((len(place), e.samples), np.nan), np.full(len(place), np.nan)
+        found = np.full((len(place), e.samples + 1), np.nan)  # the target is the last of each row
+        has_row = np.zeros(found.shape, dtype=bool)
         for prompt_id, response_id, score in zip(*table.values(), strict=True):
-            if response_id == TARGET:
-                target[place[prompt_id]] = score
-            else:
-                scores[place[prompt_id], int(response_id.rsplit(".", 1)[1])] = score
-        if np.isnan(scores).any() or np.isnan(target).any():
-            raise ValueError(f"arm {arm}, seed {seed}: a prompt or sample has no score")
-        return scores, target
+            k = e.samples if response_id == TARGET else int(response_id.rsplit(".", 1)[1])
+            has_row[place[prompt_id], k] = True
+            if score is not None:
+                found[place[prompt_id], k] = score
+        if not has_row.all():
+            raise ValueError(f"arm {arm}, seed {seed}: a prompt or sample has no row of scores")
+        return found[:, :-1], found[:, -1]
+
+    @cached_property
+    def lengths(self) -> dict[tuple[str, int], NDArray]:
+        """Return the tokens of each answer ``(prompts, samples)`` by arm and seed."""
+        return {(a, s): self._lengths(a, s) for a in self.arms for s in self.study.seeds}
 
     def _lengths(self, arm: str, seed: int) -> NDArray:
         artifact = Artifact.open(self.layout.answers(arm, seed, self.study.evaluation.split))
         lengths = artifact.table("responses.parquet", ["n_tokens"])["n_tokens"]
         return np.array(lengths).reshape(len(self.prompt_ids), -1)
 
-    def values(self, metric: str) -> dict[str, NDArray]:
-        """Return a metric's mean over the samples of each prompt, ``(seeds, prompts)``, by arm; without it, no entry."""
+    def answers(self, metric: str) -> dict[str, NDArray]:
+        """Return a metric of every answer, ``(seeds, prompts, samples)``, by arm; an arm without it has no entry.
+
+        NaN is a null: an answer without a value, left out of every mean and counted.
+        """
+        if metric not in self._answers:
+            self._answers[metric] = self._of_metric(metric)
+        return self._answers[metric]
+
+    def _of_metric(self, metric: str) -> dict[str, NDArray]:
         module = plugins.load("metrics", metric)
         baseline = baseline_id(self.study)
         opponents = np.concatenate([self.scores[baseline, s] for s in self.study.seeds], axis=1)
@@ -80,14 +103,18 @@ class Cell:
         for arm in self.arms:
             rows = [
                 module.values(
-                    Answers(self.scores[arm, s], self._lengths(arm, s), self.target_score, opponents, arm == baseline),
+                    Answers(self.scores[arm, s], self.lengths[arm, s], self.target_score, opponents, arm == baseline),
                     module.Params(),
                 )
                 for s in self.study.seeds
             ]
             if rows[0] is not None:
-                found[arm] = np.stack([r.mean(1) for r in rows])
+                found[arm] = np.stack(rows)
         return found
+
+    def values(self, metric: str) -> dict[str, NDArray]:
+        """Return a metric's mean over the samples of each prompt, ``(seeds, prompts)``, by arm; NaN without any."""
+        return {arm: mean_of_known(values) for arm, values in self.answers(metric).items()}
 
     @cached_property
     def resamples(self) -> Resamples:
@@ -95,7 +122,6 @@ class Cell:
         seed = derive_seed(self.study.seed, "bootstrap", self.layout.dataset, self.layout.model)
         return Resamples.draw(
             n_prompts=len(self.prompt_ids),
-            n_seeds=len(self.study.seeds),
             n_resamples=self.study.evaluation.bootstrap,
             seed=seed,
         )
@@ -110,45 +136,82 @@ def read_cells(study: Study, root: Path, arms: dict[str, list[str]]) -> list[Cel
     ]
 
 
+def mean_of_known(values: NDArray) -> NDArray:
+    """Return the mean over the last axis of what is not NaN; NaN where nothing is."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0.0).sum(-1) / known.sum(-1)
+
+
 def metrics_table(cells: list[Cell]) -> pd.DataFrame:
     """Return one row for each arm, metric and seed, and one over all seeds.
 
-    The interval of a single seed draws prompts; that over all seeds draws prompts and seeds.
+    The interval of a single seed is over prompts; that over all seeds is over prompts and seeds. Beside each value stands how
+    many prompts and answers it is made from, and how many answers had none.
     """
     rows = []
     for cell in cells:
         for metric in plugins.names("metrics"):
-            for arm_id, values in cell.values(metric).items():
-                arm = cell.arms[arm_id]
-                head = [cell.layout.dataset, cell.layout.model, arm_id, arm.method, arm.selection, arm.n]
-                single = Resamples(cell.resamples.prompts, np.ones((len(cell.resamples.prompts), 1)))
-                for seed, row in zip(cell.study.seeds, values, strict=True):
-                    e = estimate(row[None], single)
-                    rows.append([*head, str(seed), metric, e.value, e.low, e.high])
-                e = estimate(values, cell.resamples)
-                rows.append([*head, ALL_SEEDS, metric, e.value, e.low, e.high])
+            values = cell.values(metric)
+            if not values:
+                continue
+            stacked = np.stack(list(values.values()))  # (arms, seeds, prompts)
+            single = iter(estimates(stacked.reshape(-1, 1, stacked.shape[-1]), cell.resamples))
+            for arm_id, over_all in zip(values, estimates(stacked, cell.resamples), strict=True):
+                arm, answers = cell.arms[arm_id], cell.answers(metric)[arm_id]
+                head = [*cell.key, arm_id, arm.method, arm.selection, arm.n]
+                for seed, row in zip(cell.study.seeds, answers, strict=True):
+                    e = next(single)
+                    rows.append([*head, str(seed), metric, e.value, e.low, e.high, *_counts(row[None])])
+                e = over_all
+                rows.append([*head, ALL_SEEDS, metric, e.value, e.low, e.high, *_counts(answers)])
     columns = ["dataset", "model", "arm", "method", "selection", "n", "seed", "metric", "value", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*columns, "prompts", "answers", "nulls"])
+
+
+def _counts(answers: NDArray) -> tuple[int, int, int]:
+    """Return the prompts and answers ``(seeds, prompts, samples)`` with a value, and the answers without."""
+    known = ~np.isnan(answers)
+    return int(known.any((0, 2)).sum()), int(known.sum()), int((~known).sum())
 
 
 def comparisons_table(cells: list[Cell]) -> pd.DataFrame:
     """Return the paired difference of every arm to each arm of ``evaluation.compare_to``, with Holm's correction.
 
-    The correction is over all comparisons of one data set, model and metric.
+    The correction is over all comparisons of one data set, model and metric. ``prompts`` have a value in both arms.
     """
     rows = []
     for cell in cells:
-        for metric in ("score", "win_vs_target", "length"):
-            values = cell.values(metric)
-            pairs = [(a, b) for b in cell.study.evaluation.compare_to for a in values if a != b and b in values]
-            done: set[frozenset[str]] = set()
-            pairs = [p for p in pairs if frozenset(p) not in done and not done.add(frozenset(p))]  # type: ignore[func-returns-value]
-            results = [compare(values[a], values[b], cell.resamples) for a, b in pairs]
-            adjusted = holm([p for _, p in results])
-            for (a, b), (e, p), p_holm in zip(pairs, results, adjusted, strict=True):
-                rows.append([cell.layout.dataset, cell.layout.model, metric, a, b, e.value, e.low, e.high, p, p_holm])
+        for metric in COMPARED:
+            rows += [[*cell.key, metric, *row] for row in compare_arms(cell, metric, compared_pairs(cell, metric))]
     columns = ["dataset", "model", "metric", "arm", "compared_to", "difference", "low", "high", "p", "p_holm"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*columns, "prompts"])
+
+
+def compared_pairs(cell: Cell, metric: str) -> list[tuple[str, str]]:
+    """Return the pairs of arms that the study compares, each once."""
+    arms = list(cell.answers(metric))
+    pairs: dict[frozenset[str], tuple[str, str]] = {}
+    for b in cell.study.evaluation.compare_to:
+        for a in arms if b in arms else ():
+            if a != b:
+                pairs.setdefault(frozenset((a, b)), (a, b))
+    return list(pairs.values())
+
+
+def compare_arms(cell: Cell, metric: str, pairs: list[tuple[str, str]]) -> list[list[Any]]:
+    """Return arm, other arm, difference, interval, p, adjusted p and number of prompts of each pair."""
+    if not pairs:
+        return []
+    values = cell.values(metric)
+    differences = np.stack([values[a] - values[b] for a, b in pairs])
+    results = compare_all(differences, cell.resamples)
+    n_prompts = (~np.isnan(differences)).any(1).sum(-1)
+    adjusted = holm([p for _, p in results])
+    return [
+        [a, b, e.value, e.low, e.high, p, p_holm, int(n)]
+        for (a, b), (e, p), p_holm, n in zip(pairs, results, adjusted, n_prompts, strict=True)
+    ]
 
 
 def data_table(cells: list[Cell]) -> pd.DataFrame:
@@ -253,41 +316,3 @@ def _similarity_rows(cell: Cell, pool: str, scorer: str) -> Iterator[list[Any]]:
     for judge, part in frame.groupby(level.astype(float))["similarity"]:
         quantiles = part.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
         yield [pool, scorer, judge, len(part), part.mean(), *quantiles, pearson, spearman]
-
-
-def main_table(metrics: pd.DataFrame, study: Study) -> str:
-    """Return the main table as Markdown: one line for each arm, mean and interval of each metric."""
-    over_all = metrics[metrics["seed"] == ALL_SEEDS]
-    titles = {
-        "score": f"mean {study.evaluation.judge}",
-        "win_vs_sft": "wins vs SFT, %",
-        "win_vs_target": "wins vs target, %",
-        "length": "tokens",
-    }
-    shown = [m for m in titles if m in set(over_all["metric"])]
-    lines = []
-    for (dataset, model), part in over_all.groupby(["dataset", "model"], sort=False):
-        n_prompts = study.datasets[str(dataset)].splits.model_dump()[study.evaluation.split]
-        lines.append(
-            f"{dataset}, {model}: {n_prompts} {study.evaluation.split} prompts, {len(study.seeds)} seeds, "
-            f"{study.evaluation.samples} answer(s) each; 95 % intervals over prompts and seeds\n"
-        )
-        width = max(len(str(a)) for a in part["arm"])
-        lines.append("| " + " | ".join(["arm".ljust(width), *(titles[m].rjust(22) for m in shown)]) + " |")
-        lines.append("|" + "|".join(["-" * (width + 2), *(["-" * 23 + ":"] * len(shown))]) + "|")
-        for arm, rows in part.groupby("arm", sort=False):
-            by_metric = rows.set_index("metric")
-            cells = [_cell(by_metric, m) for m in shown]
-            lines.append("| " + " | ".join([str(arm).ljust(width), *(c.rjust(22) for c in cells)]) + " |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _cell(rows: pd.DataFrame, metric: str) -> str:
-    if metric not in rows.index:
-        return "-"
-    value, low, high = (float(rows.loc[metric, c]) for c in ("value", "low", "high"))  # type: ignore[arg-type]
-    if metric.startswith("win"):
-        return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-    digits = 1 if metric == "length" else 3
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -1,6 +1,7 @@
 """Make the tidy tables of a finished study, and write down what they were made from.
 
-In: every manifest of the study. Out: metrics, comparisons, data, selections and similarity as .tsv, main.md, provenance.json.
+In: every manifest of the study. Out: metrics, comparisons, best, variance, power, trend, data, selections, negatives,
+histograms, gradient and similarity as .tsv, main.md, main.tex, provenance.json.
 CPU, seconds.
 """
 
@@ -10,14 +11,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selfcontrast import __version__, artifacts, cli
 from selfcontrast.schema import Study
 from selfcontrast.sweep import expand_arms
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PACKAGES = (
     "torch",
@@ -41,27 +39,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the tables."""
-    from selfcontrast import tables
+    from selfcontrast import evidence, main_table, tables
 
     study = Study.model_validate(step.spec["study"])
     cells = tables.read_cells(study, step.folder.parent, step.spec["arms"])
-    metrics = tables.metrics_table(cells)
-    _write(step, "metrics.tsv", metrics)
-    _write(step, "comparisons.tsv", tables.comparisons_table(cells))
-    _write(step, "data.tsv", tables.data_table(cells))
-    _write(step, "selections.tsv", tables.selections_table(cells))
-    _write(step, "similarity.tsv", tables.similarity_table(cells))
-    with artifacts.atomic(step.folder / "main.md") as partial:
-        partial.write_text(tables.main_table(metrics, study), encoding="utf-8")
-    step.add_output("main.md")
+    made = {
+        "metrics": tables.metrics_table(cells),
+        "comparisons": tables.comparisons_table(cells),
+        "best": evidence.best_table(cells),
+        "variance": evidence.variance_table(cells),
+        "power": evidence.power_table(cells),
+        "trend": evidence.trend_table(cells),
+        "data": tables.data_table(cells),
+        "selections": tables.selections_table(cells),
+        "negatives": evidence.stored_table(cells, lambda cell: cell.layout.negatives, "negatives"),
+        "histograms": evidence.stored_table(cells, lambda cell: cell.layout.negatives, "histograms"),
+        "gradient": evidence.gradient_table(cells),
+        "similarity": tables.similarity_table(cells),
+    }
+    for name, table in made.items():
+        with artifacts.atomic(step.folder / f"{name}.tsv") as partial:
+            table.to_csv(partial, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
+        step.add_output(f"{name}.tsv")
+    for name, text in (("main.md", main_table.markdown(study, made)), ("main.tex", main_table.latex(study, made))):
+        with artifacts.atomic(step.folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+        step.add_output(name)
     artifacts.write_json(step.folder / "provenance.json", _provenance(study, step.folder.parent, args.lock))
     step.add_output("provenance.json")
-
-
-def _write(step: cli.Step, name: str, table: pd.DataFrame) -> None:
-    with artifacts.atomic(step.folder / name) as partial:
-        table.to_csv(partial, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
-    step.add_output(name)
 
 
 def _provenance(study: Study, root: Path, lock: Path) -> dict[str, Any]:

@@ -23,24 +23,26 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 LAYERS = (
     ("__init__", "errors", "seeds", "records", "layout", "progress", "ragged", "energy"),
     ("parquet",),
-    ("plugins", "artifacts", "joins", "stored_pools", "escaping", "gpu", "slurm"),
+    ("plugins", "artifacts", "joins", "stored_pools", "escaping", "gpu", "slurm", "calibration"),
     ("keys",),
     ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering", "chunks"),
     ("config", "lm_head", "sampling"),
     ("sweep", "world"),
-    ("logprobs", "stats", "selection"),
-    ("generation", "vllm_engine", "training"),
+    ("logprobs", "stats", "selection", "negatives"),
+    ("generation", "vllm_engine", "training", "gradient_noise"),
     ("backends",),
     KINDS,
     ("tables", "planning", "linting"),
+    ("evidence", "main_table"),
     ("plotting",),
+    ("diagnostic_plots",),
     ("steps", "__main__"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 # Heavy libraries, each with the modules that may import it, at the top or inside a function.
 IMPORTERS = {
-    "matplotlib": {"plotting"},
+    "matplotlib": {"plotting", "diagnostic_plots"},
     "transformers": {"checkpoints", "logprobs", "training.engine", "world.checkpoint"},
     "accelerate": {"training.engine", "training.monitor"},
     "peft": {"training.adapters"},
@@ -50,8 +52,9 @@ IMPORTERS = {
     "sentence_transformers": {"scorers.cosine"},
     "huggingface_hub": {"hub", "planning.shapes"},
     "pyarrow": {"parquet", "joins", "datasets._records", "sorting"},
-    "statsmodels": {"stats"},
-    "pandas": {"tables", "plotting", "steps.figures"},
+    "statsmodels": {"stats.intervals", "stats.power"},
+    "scipy": {"stats.intervals", "stats.trend"},
+    "pandas": {"tables", "evidence", "main_table", "plotting", "diagnostic_plots", "steps.figures"},
     "yaml": {"config"},
 }
 

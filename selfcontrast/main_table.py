@@ -1,0 +1,197 @@
+"""The main table as Markdown and LaTeX: the best arm in bold, and what cannot be told apart from it marked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from selfcontrast.schema import Study
+from selfcontrast.tables import ALL_SEEDS
+
+ALIKE = "≈"
+"""Mark of a value that is not distinguishable from the best."""
+
+
+def format_rate(value: float, low: float, high: float, *, n: int) -> str:
+    """Return a rate and its interval in percent, with the number of answers behind it.
+
+    Raises:
+        ValueError: ``n`` is not a positive number: a rate of nothing, or without its n, is not printed.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"a rate is printed with the number of answers behind it, not with n = {n!r}")
+    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}] n={n}"
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One data set with one model: a title, a table of texts, and sentences below it.
+
+    Attributes:
+        rows: arm, then for each metric the text and whether it is the best and whether it is like the best.
+    """
+
+    dataset: str
+    model: str
+    title: str
+    heads: list[str]
+    rows: list[tuple[str, list[tuple[str, bool, bool]]]]
+    notes: list[str]
+
+
+def markdown(study: Study, tables: Mapping[str, pd.DataFrame]) -> str:
+    """Return the main table as Markdown: one line for each arm, mean and interval of each metric.
+
+    Args:
+        tables: ``metrics``, ``best``, ``trend`` and ``power``.
+    """
+    lines = []
+    for block in _blocks(study, tables):
+        rows = [[arm, *(_marked(*cell) for cell in cells)] for arm, cells in block.rows]
+        widths = [max(len(r[i]) for r in [block.heads, *rows]) for i in range(len(block.heads))]
+        lines += [f"{block.dataset}, {block.model}: {block.title}", "", _aligned(block.heads, widths)]
+        lines.append("|" + "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|")
+        lines += [*(_aligned(row, widths) for row in rows), "", *(f"- {note}" for note in block.notes), ""]
+    return "\n".join(lines)
+
+
+def _marked(text: str, is_best: bool, is_alike: bool) -> str:
+    return f"**{text}**" if is_best else f"{text} {ALIKE}" if is_alike else text
+
+
+def _aligned(row: list[str], widths: list[int]) -> str:
+    cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+    return f"| {' | '.join(cells)} |"
+
+
+def latex(study: Study, tables: Mapping[str, pd.DataFrame]) -> str:
+    """Return the main table as LaTeX for the package booktabs; arguments as in ``markdown``."""
+    lines = ["% needs \\usepackage{booktabs}"]
+    for block in _blocks(study, tables):
+        caption = " ".join([f"{block.dataset}, {block.model}: {block.title}.", *block.notes])
+        lines += ["\\begin{table}", "  \\centering", f"  \\begin{{tabular}}{{l{'r' * (len(block.heads) - 1)}}}"]
+        lines += ["    \\toprule", f"    {' & '.join(map(escape_latex, block.heads))} \\\\", "    \\midrule"]
+        for arm, cells in block.rows:
+            texts = [escape_latex(arm), *(_marked_latex(*cell) for cell in cells)]
+            lines.append(f"    {' & '.join(texts)} \\\\")
+        lines += ["    \\bottomrule", "  \\end{tabular}", f"  \\caption{{{escape_latex(caption)}}}"]
+        lines += [f"  \\label{{tab:{block.dataset}-{block.model}}}", "\\end{table}", ""]
+    return "\n".join(lines)
+
+
+def _marked_latex(text: str, is_best: bool, is_alike: bool) -> str:
+    text = escape_latex(text)
+    # Behind a row's end a bracket would be read as the optional argument of \\\\; inside braces it is not.
+    return f"\\textbf{{{text}}}" if is_best else f"{{{text}}} {escape_latex(ALIKE)}" if is_alike else f"{{{text}}}"
+
+
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    ALIKE: r"$\approx$",
+}
+
+
+def escape_latex(text: str) -> str:
+    """Return text in which no character has a meaning to LaTeX."""
+    return re.sub("|".join(map(re.escape, _LATEX)), lambda found: _LATEX[found.group()], text)
+
+
+# What both show
+
+
+def _blocks(study: Study, tables: Mapping[str, pd.DataFrame]) -> Iterator[_Block]:
+    over_all = tables["metrics"][tables["metrics"]["seed"] == ALL_SEEDS]
+    titles = _titles(study)
+    shown = [m for m in titles if m in set(over_all["metric"])]
+    for (dataset, model), part in over_all.groupby(["dataset", "model"], sort=False):
+        here = {name: _of(frame, dataset, model) for name, frame in tables.items()}
+        compared = here["best"]
+        best = dict(zip(zip(compared["metric"], compared["arm"], strict=True), compared["best"], strict=True))
+        same = compared[~compared["distinguishable"].astype(bool)]
+        alike = set(zip(same["metric"], same["arm"], strict=True))
+        rows = []
+        for arm, found in part.groupby("arm", sort=False):
+            by_metric = found.set_index("metric")
+            cells = []
+            for metric in shown:
+                is_best = best.get((metric, arm), "") == arm
+                cells.append((_cell(by_metric, metric), is_best, (metric, arm) in alike and not is_best))
+            rows.append((str(arm), cells))
+        n_prompts = study.datasets[str(dataset)].splits.model_dump()[study.evaluation.split]
+        title = (
+            f"{n_prompts} {study.evaluation.split} prompts, {len(study.seeds)} seeds, "
+            f"{study.evaluation.samples} answer(s) each; 95 % intervals over prompts and seeds"
+        )
+        heads = ["arm", *(titles[m] for m in shown)]
+        yield _Block(str(dataset), str(model), title, heads, rows, list(_notes(study, here, shown)))
+
+
+def _of(frame: pd.DataFrame, dataset: object, model: object) -> pd.DataFrame:
+    return frame[(frame["dataset"] == dataset) & (frame["model"] == model)]
+
+
+def _titles(study: Study) -> dict[str, str]:
+    return {
+        "score": f"mean {study.evaluation.judge}",
+        "win_vs_sft": "wins vs SFT, %",
+        "win_vs_target": "wins vs target, %",
+        "length": "tokens",
+    }
+
+
+def _cell(rows: pd.DataFrame, metric: str) -> str:
+    if metric not in rows.index:
+        return "-"
+    value, low, high = (float(rows.loc[metric, c]) for c in ("value", "low", "high"))  # type: ignore[arg-type]
+    n = int(rows.loc[metric, "answers"])  # type: ignore[arg-type]
+    if not n:
+        return "no value"
+    if metric.startswith("win"):
+        return format_rate(value, low, high, n=n)
+    digits = 1 if metric == "length" else 3
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _notes(study: Study, tables: Mapping[str, pd.DataFrame], shown: list[str]) -> Iterator[str]:
+    """Yield sentences on marks, trend, power and nulls."""
+    yield f"Bold: the best arm. {ALIKE}: not distinguishable from it (paired by prompt, 5 % level, Holm's correction)."
+    titles = _titles(study)
+    trend = tables["trend"]
+    rows = trend[(trend["method"] + "-" + trend["selection"]) == study.figures.scaling]
+    rows = rows[rows["metric"].isin([m for m in shown if m != "length"])]
+    if len(rows):
+        parts = [
+            f"{titles[r['metric']]} {_signed(r['metric'], r['per_doubling'])} "
+            f"[{_signed(r['metric'], r['low'])}, {_signed(r['metric'], r['high'])}], {_p(r['p'])}"
+            for _, r in rows.iterrows()
+        ]
+        ns = rows["n"].iloc[0].replace(" ", ", ")
+        yield f"Trend of {study.figures.scaling} for each doubling of n (n = {ns}): {'; '.join(parts)}."
+    power = tables["power"].dropna(subset="smallest")
+    if len(power):
+        medians = power.groupby("metric", sort=False)["smallest"].median()
+        parts = [f"{titles[m]} {_scaled(m, v)}" for m, v in medians.items() if m in shown]
+        yield f"Smallest difference that would be found with 80 % power (median of the comparisons): {'; '.join(parts)}."
+    nulls = tables["metrics"][tables["metrics"]["seed"] == ALL_SEEDS].groupby("metric", sort=False)["nulls"].sum()
+    if nulls.sum():
+        parts = [f"{titles.get(str(m), m)} {n}" for m, n in nulls.items() if n]
+        yield f"Answers without a value, left out, over all arms: {'; '.join(parts)}."
+
+
+def _scaled(metric: str, value: float) -> str:
+    return f"{100 * value:.1f}" if metric.startswith("win") else f"{value:.{1 if metric == 'length' else 3}f}"
+
+
+def _signed(metric: str, value: float) -> str:
+    return ("" if value < 0 else "+") + _scaled(metric, value)
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"

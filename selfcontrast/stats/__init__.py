@@ -1,0 +1,5 @@
+"""How sure a number is: intervals, comparisons, variance components, power, trends; docs/statistics.md explains each."""
+
+from selfcontrast.stats.intervals import LEVEL, Estimate, Resamples, compare, compare_all, estimate, estimates, holm
+
+__all__ = ["LEVEL", "Estimate", "Resamples", "compare", "compare_all", "estimate", "estimates", "holm"]

@@ -1,0 +1,140 @@
+"""Intervals and paired differences over prompts and seeds.
+
+The unit of evidence is the prompt: answers to one prompt are alike, whichever seed trained the policy. The bootstrap draws
+prompts with replacement, and every answer of a drawn prompt comes along. It gives the shape of the sampling distribution.
+
+Its width would know nothing of the seeds. A bootstrap that draws seeds too, crossed with prompts, is too wide where prompts
+and seeds interact (Owen, The pigeonhole bootstrap, Annals of Applied Statistics, 2007), and too narrow for a handful of
+seeds. So the draws are stretched: to the unbiased standard error of the mean over prompts and seeds, and to the tails of
+Student's t with that error's degrees of freedom (in the manner of the expanded percentile interval of Hesterberg, American
+Statistician, 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import special
+
+from selfcontrast.stats.variance import spread_of_mean
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """One set of bootstrap draws, shared by everything that is compared, so that differences are paired.
+
+    Attributes:
+        prompts: how often each prompt is drawn, ``(resamples, prompts)``.
+    """
+
+    prompts: NDArray
+
+    @classmethod
+    def draw(cls, *, n_prompts: int, n_resamples: int, seed: int) -> Resamples:
+        """Draw as many prompts as there are, with replacement."""
+        rng = np.random.default_rng(seed)
+        return cls(rng.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=n_resamples).astype(float))
+
+    def means(self, values: NDArray) -> NDArray:
+        """Return the mean of ``values`` ``(..., seeds, prompts)`` in every resample, ``(..., resamples)``.
+
+        A NaN is no value: the mean is over the others. A resample without any is NaN.
+        """
+        known = ~np.isnan(values)
+        n_known = known.sum(-2) @ self.prompts.T
+        with np.errstate(invalid="ignore"):
+            return np.where(known, values, 0.0).sum(-2) @ self.prompts.T / n_known
+
+
+def estimate(values: NDArray, resamples: Resamples) -> Estimate:
+    """Return the mean of ``values`` ``(seeds, prompts)`` with its 95 % interval; a NaN is no value."""
+    return estimates(values[None], resamples)[0]
+
+
+def estimates(values: NDArray, resamples: Resamples) -> list[Estimate]:
+    """Return the mean of each of ``values`` ``(k, seeds, prompts)`` with its 95 % interval."""
+    return [found for found, _ in compare_all(values, resamples)]
+
+
+def compare(first: NDArray, second: NDArray, resamples: Resamples) -> tuple[Estimate, float]:
+    """Return the paired difference ``first - second`` with its interval, and the two-sided p-value of no difference."""
+    return compare_all((first - second)[None], resamples)[0]
+
+
+AT_ONCE = 64
+"""Comparisons whose resamples exist at one time."""
+
+
+def compare_all(differences: NDArray, resamples: Resamples) -> list[tuple[Estimate, float]]:
+    """Return mean, 95 % interval and two-sided p-value of no difference for each of ``(k, seeds, prompts)``.
+
+    The p-value is twice the share of the stretched draws on the far side of zero; it cannot be below 2 / (resamples + 1).
+    """
+    found = []
+    for start in range(0, len(differences), AT_ONCE):
+        part = differences[start : start + AT_ONCE]
+        found += [_of_draws(v, draws) for v, draws in zip(part, resamples.means(part), strict=True)]
+    return found
+
+
+def _of_draws(values: NDArray, draws: NDArray) -> tuple[Estimate, float]:
+    known = ~np.isnan(values)
+    if not known.any():
+        return Estimate(np.nan, np.nan, np.nan), np.nan
+    value = float(values[known].mean())
+    draws = draws[~np.isnan(draws)]
+    spread, sd = spread_of_mean(values), float(draws.std())
+    if not spread.se > 0:
+        return Estimate(value, value, value), 1.0 if value == 0 else _p(0, len(draws))
+    # Without differences between prompts there is no shape but that of Student's t.
+    shape = (draws - draws.mean()) / sd if sd > 0 else special.ndtri((np.arange(len(draws)) + 0.5) / len(draws))
+    df = max(spread.df, 1.0)
+    # The stretch is monotone: it may be applied to the ends, and its inverse to the zero of the p-value.
+    ends = np.quantile(shape, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = (value + spread.se * _t_of_normal(end, df) for end in ends)
+    zero = _normal_of_t(-value / spread.se, df)
+    beyond = min((shape <= zero).sum(), (shape >= zero).sum())
+    return Estimate(value, low, high), _p(int(beyond), len(draws))
+
+
+def _p(n_beyond: int, n_resamples: int) -> float:
+    return min(1.0, 2 * (1 + n_beyond) / (n_resamples + 1))
+
+
+def _t_of_normal(z: float, df: float) -> float:
+    """Return the quantile of Student's t that a standard normal's quantile ``z`` stands for."""
+    # As a lower tail, where small probabilities keep their digits.
+    return float(-np.sign(z) * special.stdtrit(df, special.ndtr(-abs(z))))
+
+
+def _normal_of_t(t: float, df: float) -> float:
+    """Return the inverse of ``_t_of_normal``."""
+    return float(-np.sign(t) * special.ndtri(special.stdtr(df, -abs(t))))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted for their number by Holm's step-down method; a NaN is no test and stays."""
+    from statsmodels.stats.multitest import multipletests
+
+    adjusted = np.array(p_values, dtype=float)
+    tests = ~np.isnan(adjusted)
+    if tests.any():
+        adjusted[tests] = multipletests(adjusted[tests], method="holm")[1]
+    return [float(p) for p in adjusted]

@@ -1,0 +1,129 @@
+"""Where the variance of a metric comes from: prompts, training seeds, their interaction, single answers.
+
+A random-effects analysis of variance of balanced answers ``(seeds, prompts, samples)``, by the method of moments: the mean
+squares are set equal to their expectations (Searle, Casella and McCulloch, Variance Components, 1992, chapter 4).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Components:
+    """The variance of one answer by source, in squared units of the metric.
+
+    Estimates are unbiased, so that a source without effect comes out negative half of the time. What a design cannot tell
+    apart is NaN and part of another: without a second sample the interaction is in ``samples``; without a second seed
+    ``seeds`` is unknown and the interaction is in ``prompts``, as are ``samples`` if there is but one.
+
+    Attributes:
+        prompts: some prompts are harder.
+        seeds: some trainings came out better.
+        interaction: a training is better on some prompts.
+        samples: answers of one policy to one prompt differ.
+        n_prompts: prompts with a value for every seed and sample.
+    """
+
+    prompts: float
+    seeds: float
+    interaction: float
+    samples: float
+    n_prompts: int
+    n_seeds: int
+    n_samples: int
+
+    def spread(self, *, prompts: float = 1, seeds: float = 1, samples: float = 1) -> Spread:
+        """Return the standard error of the mean of a study so many times larger, with negative estimates as 0."""
+        if self.n_prompts < 2:
+            return Spread(math.nan, math.nan)
+        p, s, k = self.n_prompts * prompts, self.n_seeds * seeds, self.n_samples * samples
+        of = [0.0 if math.isnan(v) else max(v, 0.0) for v in (self.prompts, self.seeds, self.interaction, self.samples)]
+        crossed = of[2] + of[3] / k
+        return _combine(p * (of[1] + crossed / p), s * (of[0] + crossed / s), crossed, n_seeds=s, n_prompts=p)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The standard error of a mean, and the degrees of freedom behind it."""
+
+    se: float
+    df: float
+
+
+def split_variance(values: NDArray) -> Components:
+    """Return the components of ``values`` ``(seeds, prompts, samples)``; prompts with a NaN are left out."""
+    values = _complete(values)
+    n_seeds, n_prompts, n_samples = values.shape
+    if n_prompts < 2:
+        return Components(math.nan, math.nan, math.nan, math.nan, n_prompts, n_seeds, n_samples)
+    of_seeds, of_prompts, crossed = (n_samples * m for m in _mean_squares(values.mean(2)))
+    within = float(values.var(2, ddof=1).mean()) if n_samples > 1 else math.nan
+    if n_seeds == 1:
+        prompts = of_prompts if n_samples == 1 else (of_prompts - within) / n_samples
+        return Components(prompts, math.nan, math.nan, within, n_prompts, n_seeds, n_samples)
+    return Components(
+        prompts=(of_prompts - crossed) / (n_seeds * n_samples),
+        seeds=(of_seeds - crossed) / (n_prompts * n_samples),
+        interaction=math.nan if n_samples == 1 else (crossed - within) / n_samples,
+        samples=crossed if n_samples == 1 else within,
+        n_prompts=n_prompts,
+        n_seeds=n_seeds,
+        n_samples=n_samples,
+    )
+
+
+def spread_of_mean(values: NDArray) -> Spread:
+    """Return the standard error of the mean of ``values`` ``(seeds, prompts)``, NaN being no value.
+
+    The mean squares are those of the prompts that every seed has, the number of prompts that of all values.
+    """
+    complete = _complete(values[:, :, None])[:, :, 0]
+    if not complete.size:
+        return Spread(math.nan, math.nan)
+    n_seeds, n_prompts = complete.shape
+    of_seeds, of_prompts, crossed = _mean_squares(complete)
+    share = float((~np.isnan(values)).sum()) / complete.size
+    of_seeds = max(0.0, crossed + (of_seeds - crossed) * share)
+    return _combine(of_seeds, of_prompts, crossed, n_seeds=n_seeds, n_prompts=n_prompts * share)
+
+
+def _complete(values: NDArray) -> NDArray:
+    return values[:, ~np.isnan(values).any((0, 2))]
+
+
+def _mean_squares(values: NDArray) -> tuple[float, float, float]:
+    """Return the mean squares of seeds, prompts and the rest of ``values`` ``(seeds, prompts)``; 0 without freedom."""
+    n_seeds, n_prompts = values.shape
+    by_seed, by_prompt = values.mean(1), values.mean(0)
+    rest = values - by_seed[:, None] - by_prompt + values.mean()
+    freedom = (n_seeds - 1) * (n_prompts - 1)
+    return (
+        n_prompts * float(by_seed.var(ddof=1)) if n_seeds > 1 else 0.0,
+        n_seeds * float(by_prompt.var(ddof=1)) if n_prompts > 1 else 0.0,
+        float((rest**2).sum()) / freedom if freedom else 0.0,
+    )
+
+
+def _combine(of_seeds: float, of_prompts: float, crossed: float, *, n_seeds: float, n_prompts: float) -> Spread:
+    """Return standard error and Satterthwaite's degrees of freedom from the mean squares over means of samples.
+
+    The variance of the mean is (seeds + prompts - crossed) / (n_seeds n_prompts). It is never taken to be below that of
+    noise alone: by chance the difference may be small, or negative.
+    """
+    total = max(of_seeds + of_prompts - crossed, crossed)
+    squares = 0.0
+    for mean_square, freedom in (
+        (of_seeds, n_seeds - 1),
+        (of_prompts, n_prompts - 1),
+        (crossed, (n_seeds - 1) * (n_prompts - 1)),
+    ):
+        squares += mean_square**2 / freedom if freedom > 0 else 0.0
+    return Spread(math.sqrt(total / (n_seeds * n_prompts)), total**2 / squares if squares else math.inf)

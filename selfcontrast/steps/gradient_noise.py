@@ -1,0 +1,81 @@
+"""Measure how the variance of a prompt's gradient falls with the number of negatives, at the SFT model.
+
+In: the split pool, a pool, the SFT model. Out: gradient.parquet. One GPU for large models, with room for weights and one
+gradient; seconds to a minute on one CPU core for `tiny`: a backward pass for each response.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfcontrast import cli
+from selfcontrast.errors import InputError
+from selfcontrast.seeds import derive_seed
+
+RESAMPLES = 1000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the flags and run the step."""
+    parser = cli.step_parser(__doc__)
+    parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")
+    parser.add_argument("--pool", type=Path, required=True, metavar="MANIFEST", help="of the step gather_pool")
+    parser.add_argument("--policy", type=Path, required=True, metavar="MANIFEST", help="of the step sft")
+    return cli.run_step(parser.parse_args(argv), work)
+
+
+def work(args: argparse.Namespace, step: cli.Step) -> None:
+    """Write the curve."""
+    import numpy as np
+    import torch
+
+    from selfcontrast.checkpoints import load_model
+    from selfcontrast.gradient_noise import WIDTH, Sketch, pair_gradients, variance_curve
+    from selfcontrast.lm_head import check_head
+
+    torch.set_num_threads(args.threads)
+    spec = step.spec
+    split = step.open(args.prompts).table("pool.parquet", ["prompt_id", "prompt_ids", "target_ids"])
+    pool = step.open(args.pool).table("responses.parquet", ["prompt_id", "response_ids"])
+    responses: dict[str, list[list[int]]] = {i: [] for i in split["prompt_id"]}
+    for prompt_id, ids in zip(pool["prompt_id"], pool["response_ids"], strict=True):
+        if ids:  # a response without a token has no gradient
+            responses[prompt_id].append(ids)
+    enough = [i for i, p in enumerate(split["prompt_id"]) if len(responses[p]) >= spec["negatives"]]
+    if len(enough) < 2:
+        raise InputError(
+            f"a variance over prompts needs two prompts with {spec['negatives']} responses",
+            found=f"{len(enough)}",
+            where=str(args.pool),
+            remedy="lower figures.gradient.negatives",
+        )
+    taken = sorted(random.Random(spec["seed"]).sample(enough, min(spec["prompts"], len(enough))))
+    folder = step.open(args.policy).path("model")
+    model = load_model(folder, dtype=spec["dtype"], trust_remote_code=spec["trust_remote_code"])
+    check_head(model)
+    model.eval()
+    sketch = Sketch(WIDTH, derive_seed(spec["seed"], "sketch"))
+    gradients = np.stack(
+        [
+            pair_gradients(
+                model,
+                split["prompt_ids"][i],
+                split["target_ids"][i],
+                responses[split["prompt_id"][i]][: spec["negatives"]],
+                sketch,
+            )
+            for i in taken
+        ]
+    )
+    curve = variance_curve(gradients, n_resamples=RESAMPLES, seed=derive_seed(spec["seed"], "bootstrap"))
+    rows = len(curve["n"])
+    counts = {"prompts": [len(taken)] * rows, "negatives": [spec["negatives"]] * rows}
+    step.write_table("gradient.parquet", {"pool": [spec["pool"]] * rows, **counts, **curve})
+    step.report = {"prompts": len(taken), "too_few_responses": len(split["prompt_id"]) - len(enough)}
+
+
+if __name__ == "__main__":
+    cli.leave(main())

@@ -1,0 +1,205 @@
+"""Tables from answers whose metrics are known: counts and nulls, the best arm, and the main table in both languages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from selfcontrast import artifacts, evidence, main_table, tables
+from selfcontrast.config import load_study
+from selfcontrast.layout import Layout
+from selfcontrast.metrics._answers import win_share
+from selfcontrast.sweep import arms_of
+
+STUDY = load_study("smoke")
+ARMS = arms_of(STUDY, "hh")
+SFT, DPO, HALF1, HALF2 = ARMS
+N = STUDY.datasets["hh"].splits.test
+
+
+def cell_of(root: Path = Path("nowhere"), **metrics: dict[str, NDArray]) -> tables.Cell:
+    """Return a cell whose metrics ``(seeds, prompts, samples)`` are given by arm; the others have none."""
+    cell = tables.Cell(STUDY, Layout(root, "hh", "pocket"), ARMS)
+    vars(cell)["prompt_ids"] = [f"p{i}" for i in range(N)]
+    cell._answers.update({m: metrics.get(m, {}) for m in ("length", "score", "win_vs_sft", "win_vs_target")})
+    return cell
+
+
+def graded(shift: dict[str, float], *, seed: int = 0) -> dict[str, NDArray]:
+    """Return scores of 2 seeds and 24 prompts that differ from arm to arm by a shift and a little noise."""
+    rng = np.random.default_rng(seed)
+    hard = rng.normal(0, 1, (1, N, 1))
+    return {arm: hard + s + rng.normal(0, 0.05, (2, N, 1)) for arm, s in shift.items()}
+
+
+CELL = cell_of(
+    score=graded({SFT: 0.0, DPO: 0.001, HALF1: 0.5, HALF2: 0.502}),
+    win_vs_target={arm: np.full((2, N, 1), v) for arm, v in zip(ARMS, (0.25, 0.5, 0.75, 1.0), strict=True)},
+)
+
+
+def made(cell: tables.Cell = CELL) -> dict[str, pd.DataFrame]:
+    return {
+        "metrics": tables.metrics_table([cell]),
+        "best": evidence.best_table([cell]),
+        "power": evidence.power_table([cell]),
+        "trend": evidence.trend_table([cell]),
+    }
+
+
+# Nulls
+
+
+def test_win_share_with_nulls_by_hand() -> None:
+    """0.5 beats 0.2, ties with 0.5 and does not meet the third: (1 + 1/2) / 2. A null answer has no share."""
+    found = win_share(np.array([[0.5, np.nan]]), np.array([[0.2, 0.5, np.nan]]))
+    assert found[0, 0] == 0.75
+    assert np.isnan(found[0, 1])
+    assert np.isnan(win_share(np.array([[0.5]]), np.array([[np.nan]]))).all()
+
+
+def test_means_of_samples_leave_nulls_out() -> None:
+    found = tables.mean_of_known(np.array([[1.0, np.nan], [2.0, 4.0], [np.nan, np.nan]]))
+    assert found[:2].tolist() == [1, 3]
+    assert np.isnan(found[2])
+
+
+def test_metrics_carry_their_counts() -> None:
+    """Prompt 3 of seed 0 and prompt 5 of both seeds have no value: 23 prompts, 45 answers, 3 nulls."""
+    values = graded({SFT: 0.0})
+    values[SFT][0, 3] = values[SFT][:, 5] = np.nan
+    frame = tables.metrics_table([cell_of(score=values)]).set_index("seed")
+    assert frame.loc["0", ["prompts", "answers", "nulls"]].tolist() == [22, 22, 2]
+    assert frame.loc["all", ["prompts", "answers", "nulls"]].tolist() == [23, 45, 3]
+    assert frame.loc["all", "value"] == pytest.approx(np.nanmean(values[SFT]))
+
+
+def write_scores(root: Path, rows: list[tuple[str, str, float | None]]) -> None:
+    folder = Layout(root, "hh", "pocket").answer_scores(SFT, 0, "test", "grade").parent
+    columns = dict(zip(("prompt_id", "response_id", "score"), (list(c) for c in zip(*rows, strict=True)), strict=True))
+    artifacts.write_table(folder / "scores.parquet", columns)
+    outputs = {"scores.parquet": artifacts.sha256(folder / "scores.parquet")}
+    artifacts.write_json(folder / "manifest.json", {"outputs": outputs})
+
+
+def test_a_null_score_is_read_as_one_and_a_missing_row_is_an_error(tmp_path: Path) -> None:
+    rows: list[tuple[str, str, float | None]] = [(f"p{i}", r, 0.5) for i in range(N) for r in ("target", "eval.0")]
+    rows[3] = ("p1", "eval.0", None)
+    write_scores(tmp_path, rows)
+    scores, target = cell_of(tmp_path)._read(SFT, 0)
+    assert np.isnan(scores).sum() == 1
+    assert np.isnan(scores[1, 0])
+    assert (target == 0.5).all()
+    write_scores(tmp_path, rows[:-1])
+    with pytest.raises(ValueError, match="no row of scores"):
+        cell_of(tmp_path)._read(SFT, 0)
+
+
+# The best arm
+
+
+def test_the_best_arm_and_those_like_it() -> None:
+    """HALF1 is 0.002 worse with a noise of 0.05 / sqrt(24): like the best. The other two are half a point worse."""
+    best = evidence.best_table([CELL])
+    rows = best[best["metric"] == "score"].set_index("arm")
+    assert set(rows["best"]) == {HALF2}
+    assert rows["distinguishable"].to_dict() == {HALF2: False, SFT: True, DPO: True, HALF1: False}
+    assert rows.loc[SFT, "difference"] == pytest.approx(-0.502, abs=0.05)
+
+
+def test_comparisons_say_how_many_prompts_both_arms_have() -> None:
+    values = graded({SFT: 0.0, DPO: 0.1})
+    values[SFT][:, 0] = values[DPO][:, 1] = np.nan
+    frame = tables.comparisons_table([cell_of(score=values)])
+    assert frame["prompts"].tolist() == [N - 2]
+    assert frame[["arm", "compared_to"]].to_numpy().tolist() == [[DPO, SFT]]
+
+
+def test_variance_and_power_have_a_row_for_each_arm_and_comparison() -> None:
+    variance = evidence.variance_table([CELL])
+    assert len(variance) == 8
+    assert variance["var_prompts"].iloc[0] == pytest.approx(1.0, abs=0.6)
+    power = evidence.power_table([CELL]).set_index(["metric", "arm"])
+    one = power.loc[("score", HALF2)]
+    assert 0 < one["twice_prompts"] < one["smallest"] < 0.2
+    assert np.isnan(one["twice_samples"])  # with one answer for each seed the study cannot tell
+    assert power.loc["win_vs_target"]["smallest"].isna().all()  # differences without any variance
+
+
+def test_trend_is_that_of_every_sweep_with_several_n() -> None:
+    trend = evidence.trend_table([CELL])
+    assert trend[["method", "selection", "n"]].drop_duplicates().to_numpy().tolist() == [
+        ["selfcontrast", "half", "1 2"]
+    ]
+    assert trend.set_index("metric").loc["win_vs_target", "per_doubling"] == pytest.approx(0.25)
+
+
+# The main table
+
+
+@pytest.mark.parametrize("n", [0, -1, None, True, 3.0, "5"])
+def test_a_rate_is_not_printed_without_its_n(n: Any) -> None:
+    with pytest.raises(ValueError, match="number of answers"):
+        main_table.format_rate(0.5, 0.4, 0.6, n=n)
+    with pytest.raises(TypeError):
+        main_table.format_rate(0.5, 0.4, 0.6)  # type: ignore[call-arg]
+
+
+def test_a_rate_is_printed_with_its_n() -> None:
+    assert main_table.format_rate(0.593, 0.5801, 0.6064, n=4608) == "59.3 [58.0, 60.6] n=4608"
+
+
+def test_markdown_marks_the_best_and_its_like() -> None:
+    lines = main_table.markdown(STUDY, made()).splitlines()
+    by_arm = {line.split("|")[1].strip(): line for line in lines if line.startswith("| ")}
+    assert "**" in by_arm[HALF2].split("|")[2]
+    assert "≈" in by_arm[HALF1].split("|")[2]
+    assert not {"*", "≈"} & set(by_arm[SFT] + by_arm[DPO])
+    assert "25.0 [25.0, 25.0] n=48" in by_arm[SFT]
+    assert len({len(line) for line in by_arm.values()}) == 1
+    notes = [line for line in lines if line.startswith("- ")]
+    assert "each doubling of n (n = 1, 2): mean grade +0.0" in notes[1]
+    assert "80 % power" in notes[2]
+    assert len(notes) == 3
+
+
+def test_nulls_are_said_below_the_table_and_nothing_stands_for_no_value() -> None:
+    values = graded({SFT: 0.0, DPO: 0.1, HALF1: 0.2, HALF2: 0.3})
+    values[DPO][:] = np.nan
+    text = main_table.markdown(STUDY, made(cell_of(score=values)))
+    assert "left out, over all arms: mean grade 48" in text
+    assert "no value" in text
+    assert "nan" not in text
+
+
+def test_latex_has_the_same_numbers_and_balanced_braces() -> None:
+    text = main_table.latex(STUDY, made())
+    assert text.count("{") == text.count("}")
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
+    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0]
+    assert body.count(r"\\") == 4
+    assert r"\textbf{" in next(line for line in body.splitlines() if HALF2 in line)
+    assert "25.0 [25.0, 25.0] n=48" in body
+    assert r"wins vs target, \%" in text
+
+
+@given(st.text(alphabet="ab&%$#_{}~^\\<>≈", max_size=20))
+def test_escaped_text_has_no_character_with_a_meaning(text: str) -> None:
+    """Every special character is behind a backslash or inside of a command, and comes back by undoing the escapes."""
+    escaped = main_table.escape_latex(text)
+    rest = escaped
+    for character, command in main_table._LATEX.items():
+        if len(command) > 2:
+            rest = rest.replace(command, "")
+        else:
+            assert escaped.count(character) >= text.count(character)
+    for command in (c for c in main_table._LATEX.values() if len(c) == 2):
+        rest = rest.replace(command, "")
+    assert set(rest) <= {"a", "b"}
