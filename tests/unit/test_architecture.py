@@ -26,7 +26,7 @@ LAYERS = (
     ("schema", "cli", "checkpoints", "rendering"),
     ("config", "lm_head"),
     ("sweep", "world"),
-    ("logprobs", "stats", "selection"),
+    ("logprobs", "stats", "selection", "judging"),
     ("generation", "training"),
     KINDS,
     ("tables",),
@@ -48,6 +48,7 @@ IMPORTERS = {
     "statsmodels": {"stats"},
     "pandas": {"tables", "plotting", "steps.figures"},
     "yaml": {"config"},
+    "httpx2": {"judging.client"},
 }
 
 NEVER_IMPORTED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
