@@ -22,6 +22,7 @@ include: "rules/pool.smk"
 include: "rules/groups.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
+include: "rules/judge.smk"
 include: "rules/summary.smk"
 
 
@@ -29,6 +30,7 @@ rule all:
     default_target: True
     input:
         rules.tables.output.manifest,
+        expand(rules.judge.output.manifest, judge=cfg.evaluation.judges),
         expand(rules.figures.output.manifest, figure=FIGURES),
         rules.cost.output.manifest,
     localrule: True

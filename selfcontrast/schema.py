@@ -6,62 +6,19 @@ secrets are environment variables.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from selfcontrast import plugins
-from selfcontrast.errors import ConfigError, first_problem
+from selfcontrast.judge_schema import Judge, Questions
+from selfcontrast.keys import Count as Count
+from selfcontrast.keys import Fraction as Fraction
+from selfcontrast.keys import Id as Id
+from selfcontrast.keys import Plugin as Plugin
+from selfcontrast.keys import Strict as Strict
 
 WORLD_LAYOUTS = ("hh_rlhf", "ultrachat", "nectar")
 """Adaptors whose record layout the pocket world can write."""
-
-_ID = re.compile(r"[a-z][a-z0-9]*")
-
-
-def _check_id(value: str) -> str:
-    if not _ID.fullmatch(value):
-        raise ValueError(f"`{value}` is not an id: lower-case letters and digits, a letter first (a folder's name)")
-    return value
-
-
-Id = Annotated[str, AfterValidator(_check_id)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Strict(BaseModel):
-    """A model that refuses unknown keys and cannot be changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Plugin(Strict):
-    """A choice of a plug-in with its parameters: ``{kind: least, keep: 0.5}``.
-
-    The keys beside ``kind`` are those of the plug-in's own ``Params``.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    kind: str = Field(description="name of the plug-in: a module of the folder selfcontrast/<kind of plug-in>/")
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """Return the parameters of the plug-in, defaults filled in."""
-        return dict(self.model_extra or {})
-
-    def checked(self, folder: str, where: str) -> Plugin:
-        """Return this choice with the plug-in's defaults filled in, or raise ConfigError."""
-        try:
-            module = plugins.load(folder, self.kind)
-            params = module.Params(**self.params)
-        except ConfigError as error:
-            raise ConfigError(str(error), where=where) from None
-        except ValidationError as error:
-            raise ConfigError(first_problem(error, where)) from None
-        return Plugin(kind=self.kind, **params.model_dump())
 
 
 class World(Strict):
@@ -273,6 +230,8 @@ class Evaluation(Strict):
     batch_responses: Count = Field(256, description="responses that are sampled together")
     bootstrap: Annotated[int, Field(ge=100)] = Field(5000, description="resamples behind each interval")
     compare_to: tuple[str, ...] = Field((), description="arms with which every other arm is compared, prompt by prompt")
+    questions: dict[Id, Questions] = Field({}, description="benchmarks that every arm answers beside the split")
+    judges: dict[Id, Judge] = Field({}, description="language models that judge answers, beside the scorer `judge`")
 
 
 class SimilarityFigure(Strict):

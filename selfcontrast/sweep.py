@@ -134,6 +134,8 @@ def expand_specs(study: Study) -> dict[str, Spec]:
     """Return the spec of every step by the folder, under results/<study>/, in which ``spec.json`` is written."""
     specs: dict[str, Spec] = {"evaluation": _evaluation_spec(study), "summary": _summary_spec(study)}
     specs |= {f"scorers/{k}": {"kind": s.kind, "params": s.params} for k, s in study.scorers.items()}
+    specs |= {f"questions/{k}": _questions_spec(study, k) for k in study.evaluation.questions}
+    specs |= {f"judges/{k}": _judge_spec(study, k) for k in study.evaluation.judges}
     for model, m in study.models.items():
         if m.scratch is not None:
             specs[f"models/{model}/base"] = {
@@ -241,6 +243,32 @@ def _evaluation_spec(study: Study) -> Spec:
     e = study.evaluation
     keys = {"samples", "temperature", "top_p", "max_new_tokens", "batch_responses"}
     return {**e.model_dump(include=keys), "seed": derive_seed(study.seed, "evaluation")}
+
+
+def _questions_spec(study: Study, key: str) -> Spec:
+    """Return how a benchmark is answered. The files themselves are inputs of the rules."""
+    questions = study.evaluation.questions[key]
+    return {
+        **questions.model_dump(include={"layout", "max_new_tokens", "temperature"}),
+        "top_p": 1.0,
+        "batch_responses": study.evaluation.batch_responses,
+        "seed": derive_seed(study.seed, "questions", key),
+    }
+
+
+def _judge_spec(study: Study, key: str) -> Spec:
+    """Return everything about a judge, endpoint and limits included: a rerun asks nothing that was asked before."""
+    judge, e = study.evaluation.judges[key], study.evaluation
+    asked = e.questions[judge.questions].model_dump() if judge.questions else None
+    return {
+        "judge": judge.model_dump(),
+        "questions": asked,
+        "split": e.split,
+        "datasets": {d: list(arms_of(study, d)) for d in study.datasets},
+        "models": list(study.models),
+        "seeds": list(study.seeds),
+        "baseline": baseline_id(study),
+    }
 
 
 def _summary_spec(study: Study) -> Spec:

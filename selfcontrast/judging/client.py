@@ -46,6 +46,7 @@ class Connection:
         timeout_s: longest wait for one whole reply.
         retries: attempts after the first one.
         cap_usd: most that may be spent, earlier runs included.
+        model: name of the judge at this endpoint, where it is not that of the requests.
     """
 
     url: str
@@ -57,6 +58,7 @@ class Connection:
     retries: int = 6
     prices: Prices = field(default_factory=Prices)
     cap_usd: float | None = None
+    model: str | None = None
 
 
 @dataclass
@@ -233,7 +235,7 @@ class _Client:
 
         try:
             async with asyncio.timeout(self.connection.timeout_s):
-                response = await http.post(self.url, content=json.dumps(request.body), headers=JSON)
+                response = await http.post(self.url, content=self._body(request), headers=JSON)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout):
             return _Try(reason="no connection")
         except (TimeoutError, httpx2.TimeoutException):
@@ -257,6 +259,10 @@ class _Client:
                 fatal=True,
             )
         return _Try(raw=raw, reply=reply)
+
+    def _body(self, request: Request) -> bytes:
+        renamed = {"model": self.connection.model} if self.connection.model is not None else {}
+        return json.dumps({**request.body, **renamed}).encode()
 
     def _refusal(self, response: httpx2.Response) -> _Try:
         code, text = response.status_code, _error_text(response.content, self.connection.api_key)

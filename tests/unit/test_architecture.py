@@ -23,6 +23,8 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 LAYERS = (
     ("__init__", "errors", "seeds", "records", "layout", "progress"),
     ("plugins", "artifacts"),
+    ("keys",),
+    ("judge_schema",),
     ("schema", "cli", "checkpoints", "rendering"),
     ("config", "lm_head"),
     ("sweep", "world"),
