@@ -30,7 +30,6 @@ rule all:
     default_target: True
     input:
         rules.tables.output.manifest,
-        expand(rules.judge.output.manifest, judge=cfg.evaluation.judges),
         expand(rules.figures.output.manifest, figure=FIGURES),
         rules.cost.output.manifest,
     localrule: True

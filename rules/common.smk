@@ -330,6 +330,7 @@ def table_files(wildcards):
         *metrics,
         "selfcontrast/metrics/_answers.py",
         "selfcontrast/tables.py",
+        "selfcontrast/judge_tables.py",
         "selfcontrast/stats.py",
     ]
 

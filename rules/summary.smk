@@ -6,6 +6,7 @@ rule tables:
         answers=every_answer,
         groups=every_group,
         similarity=every_similarity,
+        judges=expand(rules.judge.output.manifest, judge=cfg.evaluation.judges),
         lock="requirements.lock",
     output:
         manifest="<results>/tables/manifest.json",

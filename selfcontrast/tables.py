@@ -13,6 +13,7 @@ import pandas as pd
 
 from selfcontrast import plugins
 from selfcontrast.artifacts import Artifact
+from selfcontrast.judge_tables import Judgements, read_judgements
 from selfcontrast.layout import Layout
 from selfcontrast.metrics._answers import Answers
 from selfcontrast.records import TARGET
@@ -90,6 +91,14 @@ class Cell:
         return found
 
     @cached_property
+    def judgements(self) -> dict[str, Judgements]:
+        """Return what each language model that judges says, by its id."""
+        return {
+            judge: read_judgements(self.study, self.layout, list(self.arms), judge)
+            for judge in self.study.evaluation.judges
+        }
+
+    @cached_property
     def resamples(self) -> Resamples:
         """Return the bootstrap draws that all arms and metrics share."""
         seed = derive_seed(self.study.seed, "bootstrap", self.layout.dataset, self.layout.model)
@@ -117,15 +126,17 @@ def metrics_table(cells: list[Cell]) -> pd.DataFrame:
     """
     rows = []
     for cell in cells:
-        for metric in plugins.names("metrics"):
-            for arm_id, values in cell.values(metric).items():
+        parts = [(metric, cell.values(metric), cell.resamples) for metric in plugins.names("metrics")]
+        parts += [(f"judge_{i}", j.values, j.resamples) for i, j in cell.judgements.items() if j.resamples is not None]
+        for metric, by_arm, resamples in parts:
+            single = Resamples(resamples.prompts, np.ones((len(resamples.prompts), 1)))
+            for arm_id, values in by_arm.items():
                 arm = cell.arms[arm_id]
                 head = [cell.layout.dataset, cell.layout.model, arm_id, arm.method, arm.selection, arm.n]
-                single = Resamples(cell.resamples.prompts, np.ones((len(cell.resamples.prompts), 1)))
                 for seed, row in zip(cell.study.seeds, values, strict=True):
                     e = estimate(row[None], single)
                     rows.append([*head, str(seed), metric, e.value, e.low, e.high])
-                e = estimate(values, cell.resamples)
+                e = estimate(values, resamples)
                 rows.append([*head, ALL_SEEDS, metric, e.value, e.low, e.high])
     columns = ["dataset", "model", "arm", "method", "selection", "n", "seed", "metric", "value", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
@@ -169,6 +180,8 @@ def data_table(cells: list[Cell]) -> pd.DataFrame:
             if path.is_file():
                 report = Artifact.open(path).manifest["report"]
                 rows += [[*head, f"pool {pool}", key.replace("_", " "), n] for key, n in report.items()]
+        left_out = "prompts without a score of some arm, left out of all"
+        rows += [[*head, f"judge {i}", left_out, j.left_out] for i, j in cell.judgements.items()]
     return pd.DataFrame(rows, columns=["dataset", "model", "stage", "what", "count"])
 
 

@@ -151,6 +151,7 @@ class _Client:
     async def run(self, todo: Iterator[Request]) -> None:
         import httpx2
 
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
         c = self.connection
         host = urlsplit(c.url).hostname or ""
         async with httpx2.AsyncClient(

@@ -65,6 +65,8 @@ def length_controlled(
     known = ~np.isnan(share)
     if known.sum() < N_FOLDS:
         return None
+    if np.ptp(share[known]) == 0:  # nothing that length could explain; and the solver fails where every game is lost
+        return LengthControlled(float(share[known][0]), 0.0, 0.0, int(known.sum()))
     weights = _fit(features[known], share[known])
     level = features.copy()
     level[:, 0] = 0.0

@@ -31,6 +31,7 @@ LAYERS = (
     ("logprobs", "stats", "selection", "judging"),
     ("generation", "training"),
     KINDS,
+    ("judge_tables",),
     ("tables",),
     ("plotting",),
     ("steps", "__main__"),
@@ -51,6 +52,7 @@ IMPORTERS = {
     "pandas": {"tables", "plotting", "steps.figures"},
     "yaml": {"config"},
     "httpx2": {"judging.client"},
+    "sklearn": {"judging.length_control"},
 }
 
 NEVER_IMPORTED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
