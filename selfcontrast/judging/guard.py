@@ -44,7 +44,8 @@ def end_group(group: int) -> None:
 
 
 def _wait_for_eof(group: int) -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not sys.stdin, whose lock this thread would still hold when the interpreter ends
+        pass
     end_group(group)
 
 
