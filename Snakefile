@@ -23,6 +23,7 @@ include: "rules/groups.smk"
 include: "rules/diagnose.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
+include: "rules/judge.smk"
 include: "rules/summary.smk"
 
 

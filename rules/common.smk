@@ -83,6 +83,8 @@ wildcard_constraints:
     seed=r"-?\d+",
     shard=r"\d+-of-\d+",
     figure="|".join(FIGURES),
+    judge="|".join(cfg.evaluation.judges) or "none",
+    questions="|".join(cfg.evaluation.questions) or "none",
     key="|".join(SPECS),
 
 
@@ -323,6 +325,84 @@ def keep_or_temp(path):
     return path if cfg.keep_policies else temp(path)
 
 
+# Benchmarks and judges
+
+
+def of_questions(key):
+    """Return the input function of a file of a benchmark; nothing where the study gives none."""
+    return (
+        lambda wildcards: getattr(cfg.evaluation.questions[wildcards.questions], key)
+        or []
+    )
+
+
+def max_length(wildcards):
+    """Return the context of a model, in tokens."""
+    return cfg.models[wildcards.model].max_length
+
+
+def judged_answers(wildcards):
+    """Return what a judge judges: the answers of every arm and seed to the held-out split or to a benchmark."""
+    questions = cfg.evaluation.judges[wildcards.judge].questions
+    answered = f"questions/{questions}" if questions else f"eval/{cfg.evaluation.split}"
+    return [
+        f"<results>/{dataset}/{model}/arms/{arm}/s{seed}/{answered}/manifest.json"
+        for dataset, arms in ARMS.items()
+        for model in cfg.models
+        for arm in arms
+        for seed in cfg.seeds
+    ]
+
+
+def judge_data(wildcards):
+    """Return the other data of a judge: the prompts of the split, or the files of the benchmark, and a file of wordings."""
+    judge = cfg.evaluation.judges[wildcards.judge]
+    wording = judge.params.get("prompts_file")
+    found = [wording] if wording else []
+    if judge.questions is None:
+        found += [f"<results>/{dataset}/prompts/manifest.json" for dataset in ARMS]
+        return found + [
+            f"<results>/{dataset}/{model}/prompts/manifest.json"
+            for dataset in ARMS
+            for model in cfg.models
+        ]
+    questions = cfg.evaluation.questions[judge.questions]
+    return found + [
+        path
+        for path in (questions.path, questions.references, questions.baseline)
+        if path
+    ]
+
+
+def judge_files(wildcards):
+    """Return the plug-in of a judge, and what its numbers rest on."""
+    judge = cfg.evaluation.judges[wildcards.judge]
+    modules = [
+        "cases",
+        "contests",
+        "exchange",
+        "formats",
+        "length_control",
+        "panel",
+        "prompts",
+        "questions",
+    ]
+    files = [f"selfcontrast/judging/{module}.py" for module in modules]
+    if judge.server is not None and judge.server.kind == "pocket":
+        files.append("selfcontrast/judging/pocket.py")
+    return [
+        plugin_file("judges", judge.kind),
+        "selfcontrast/judges/_wording.py",
+        *files,
+    ]
+
+
+def judge_gpus(wildcards):
+    """Return the GPUs that a job with a judge's own server asks for."""
+    server = cfg.evaluation.judges[wildcards.judge].server
+    return server.gpus if server is not None else 0
+
+
 # Summary
 
 
@@ -335,6 +415,7 @@ def table_files(wildcards):
         "selfcontrast/evidence.py",
         "selfcontrast/main_table.py",
         "selfcontrast/tables.py",
+        "selfcontrast/judge_tables.py",
         *(
             f"selfcontrast/stats/{module}.py"
             for module in ("intervals", "power", "trend", "variance")

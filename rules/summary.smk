@@ -7,6 +7,7 @@ rule tables:
         groups=every_group,
         similarity=every_similarity,
         diagnoses=every_diagnosis,
+        judges=expand(rules.judge.output.manifest, judge=cfg.evaluation.judges),
         lock="requirements.lock",
     output:
         manifest="<results>/tables/manifest.json",

@@ -68,6 +68,13 @@ def check_files(study: Study) -> None:
                     remedy=f"get the file, or correct datasets.{key}.path; paths are relative to where snakemake is started",
                 )
         record_files(dataset)
+    for where, path in _files_of_judges(study):
+        if not Path(path).is_file():
+            raise ConfigError(
+                f"the file of {where} is missing",
+                where=path,
+                remedy=f"get the file, or correct {where}; paths are relative to where snakemake is started",
+            )
     for key, model in study.models.items():
         is_local = model.path is not None and model.path.startswith((".", "/"))
         if is_local and not Path(str(model.path), "config.json").is_file():
@@ -84,6 +91,17 @@ def record_files(dataset: Dataset) -> list[str]:
         return [str(file) for file in sources.record_files(dataset.paths)]
     except InputError as error:
         raise ConfigError(str(error)) from None
+
+
+def _files_of_judges(study: Study) -> Iterator[tuple[str, str]]:
+    """Yield the key and the path of every file that judges and their benchmarks read."""
+    for key, questions in study.evaluation.questions.items():
+        for name in ("path", "references", "baseline"):
+            if (path := getattr(questions, name)) is not None:
+                yield f"evaluation.questions.{key}.{name}", path
+    for key, judge in study.evaluation.judges.items():
+        if (path := judge.params.get("prompts_file")) is not None:
+            yield f"evaluation.judges.{key}.prompts_file", path
 
 
 def parse_study(raw: dict[str, Any], *, where: str) -> Study:
@@ -120,6 +138,8 @@ def _fill_plugins(study: Study) -> Study:
         key: method.model_copy(update={"objective": method.objective.checked("objectives", f"methods.{key}.objective")})
         for key, method in study.methods.items()
     }
+    judges = {key: j.checked("judges", f"evaluation.judges.{key}") for key, j in study.evaluation.judges.items()}
+    filled["evaluation"] = study.evaluation.model_copy(update={"judges": judges})
     return study.model_copy(update=filled)
 
 
@@ -140,7 +160,10 @@ def _fill_hub(hub: Hub, known: sources.HubSource | None, where: str) -> Hub:
 
 
 _RESERVED = {
-    "datasets": ("models", "scorers", "evaluation", "summary", "tables", "figures", "cost", "logs", "benchmarks"),
+    "datasets": (
+        *("models", "scorers", "evaluation", "summary", "tables", "figures", "cost", "logs", "benchmarks"),
+        *("judges", "questions"),
+    ),
     "models": ("world", "fetch", "prompts"),
     "selections": ("none",),
 }
@@ -179,6 +202,7 @@ def _dangling(study: Study) -> Iterator[str]:
             yield f"models.{key}: `trainer: trl` runs on one GPU or with `strategy: ddp`, not {model.execution.strategy}"
     if study.evaluation.judge not in study.scorers:
         yield f"evaluation.judge names `{study.evaluation.judge}`, which is not under `scorers`: {', '.join(study.scorers)}"
+    yield from _impossible_judges(study)
     shown = study.figures.similarity
     if shown is not None and (shown.pool not in study.pools or shown.scorer not in study.scorers):
         yield f"figures.similarity names a pool or scorer that is not there: {shown.pool}, {shown.scorer}"
@@ -232,6 +256,32 @@ def _impossible_gradient(study: Study) -> Iterator[str]:
         yield f"figures.gradient.pool names `{shown.pool}`, which is not under `pools`: {', '.join(study.pools)}"
     elif (size := study.pools[shown.pool].params.get("n_responses", 1)) < shown.negatives:
         yield f"figures.gradient.negatives is {shown.negatives}, but pool `{shown.pool}` has {size} responses to a prompt"
+
+
+def _impossible_judges(study: Study) -> Iterator[str]:
+    """Yield what judges ask for that there is not, or that they cannot judge."""
+    e = study.evaluation
+    for key, judge in e.judges.items():
+        where = f"evaluation.judges.{key}"
+        compares = plugins.load("judges", judge.kind).COMPARES
+        if judge.questions is not None and judge.questions not in e.questions:
+            known = ", ".join(e.questions) or "none"
+            yield f"{where}.questions names `{judge.questions}`, which is not under `evaluation.questions`: {known}"
+            continue
+        layout = e.questions[judge.questions].layout if judge.questions else None
+        if compares and layout == "mt_bench":
+            yield f"{where}: `{judge.kind}` compares answers to one turn, and MT-Bench has two; use the kind `mt_bench`"
+        if judge.questions is not None and (judge.opponent, judge.prompts, judge.samples) != ("sft", None, 1):
+            yield f"{where}: `opponent`, `prompts` and `samples` are for judges of the held-out split"
+        if judge.samples > e.samples:
+            yield f"{where}.samples is {judge.samples}, but evaluation.samples is {e.samples}"
+        is_pocket = judge.server is not None and judge.server.kind == "pocket"
+        for name, dataset in study.datasets.items():
+            n_prompts = dataset.splits.model_dump()[e.split]
+            if judge.prompts is not None and judge.prompts > n_prompts:
+                yield f"{where}.prompts is {judge.prompts}, but datasets.{name} has {n_prompts} {e.split} prompts"
+            if is_pocket and (dataset.world is None or judge.questions is not None):
+                yield f"{where}: the server `pocket` can grade answers to pocket-world prompts alone"
 
 
 def _impossible_n(study: Study) -> Iterator[str]:

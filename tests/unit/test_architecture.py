@@ -25,13 +25,15 @@ LAYERS = (
     ("parquet",),
     ("plugins", "artifacts", "joins", "stored_pools", "escaping", "gpu", "slurm", "calibration"),
     ("keys",),
+    ("judge_schema",),
     ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering", "chunks"),
     ("config", "lm_head", "sampling"),
     ("sweep", "world"),
-    ("logprobs", "stats", "selection", "negatives"),
+    ("logprobs", "stats", "selection", "negatives", "judging"),
     ("generation", "vllm_engine", "training", "gradient_noise"),
     ("backends",),
     KINDS,
+    ("judge_tables",),
     ("tables", "planning", "linting"),
     ("evidence", "main_table"),
     ("plotting",),
@@ -56,6 +58,8 @@ IMPORTERS = {
     "scipy": {"stats.intervals", "stats.trend"},
     "pandas": {"tables", "evidence", "main_table", "plotting", "diagnostic_plots", "steps.figures"},
     "yaml": {"config"},
+    "httpx2": {"judging.client"},
+    "sklearn": {"judging.length_control"},
 }
 
 NEVER_IMPORTED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

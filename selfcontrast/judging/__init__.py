@@ -1,0 +1,1 @@
+"""Judging answers with a language model: prompts, a client that loses and repays nothing, servers, length control."""

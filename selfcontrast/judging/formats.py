@@ -1,0 +1,134 @@
+"""Judgements in the file layouts of AlpacaEval, MT-Bench and Arena-Hard, so that their own tools can read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfcontrast.artifacts import write_json, write_jsonl
+from selfcontrast.judging.cases import Judged
+from selfcontrast.judging.replies import Replies
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One judged answer under the names that files use.
+
+    Attributes:
+        question_id: id of the question or prompt.
+        source: the data set it is from.
+    """
+
+    question_id: str
+    judged: Judged
+    source: str = ""
+
+
+def write_formats(
+    folder: Path, layout: str, entries: Sequence[Entry], replies: Replies, *, generator: str, baseline: str, judge: str
+) -> None:
+    """Write the judgements of one arm below ``folder``.
+
+    Args:
+        layout: the constant ``FILES`` of the judge.
+        generator: name of the arm.
+        baseline: name of its opponent.
+        judge: name of the judge.
+    """
+    if layout == "alpaca_eval":
+        _write_alpaca(folder, entries, replies, generator=generator, baseline=baseline, judge=judge)
+    elif layout == "mt_bench":
+        rows = [row for e in entries for row in _mt_bench_rows(e, replies, generator=generator, judge=judge)]
+        write_jsonl(folder / f"{judge}_single.jsonl", rows)
+    else:
+        rows = [_arena_row(e, replies, generator=generator, baseline=baseline, judge=judge) for e in entries]
+        write_jsonl(folder / f"{generator}.jsonl", rows)
+
+
+def _write_alpaca(
+    folder: Path, entries: Sequence[Entry], replies: Replies, *, generator: str, baseline: str, judge: str
+) -> None:
+    """Write the arm's answers, the opponent's, and the annotations."""
+    answered = [e for e in entries if e.judged.case.answers[-1] is not None]
+    write_json(folder / "model_outputs.json", [_output(e, e.judged.case.answers[-1], generator) for e in answered])
+    opponents = [(e, (e.judged.case.opponents or (None,))[-1]) for e in entries]
+    write_json(folder / "reference_outputs.json", [_output(e, o, baseline) for e, o in opponents if o is not None])
+    write_json(
+        folder / "annotations.json",
+        [
+            {
+                "instruction": e.judged.case.turns[-1],
+                "output_1": opponent,
+                "generator_1": baseline,
+                "dataset": e.source,
+                "output_2": e.judged.case.answers[-1],
+                "generator_2": generator,
+                "annotator": judge,
+                "preference": None if e.judged.score.value is None else 1 + e.judged.score.value,
+                "raw_completion": _choice(replies, e.judged.keys),
+            }
+            for e, opponent in opponents
+            if opponent is not None and e.judged.case.answers[-1] is not None
+        ],
+    )
+
+
+def _output(entry: Entry, text: str | None, generator: str) -> dict[str, Any]:
+    instruction = entry.judged.case.turns[-1]
+    return {"dataset": entry.source, "instruction": instruction, "output": text, "generator": generator}
+
+
+def _choice(replies: Replies, keys: tuple[tuple[str, ...], ...]) -> Any:
+    """Return the first choice of the first reply, None where there is none."""
+    first = next((key for row in keys for key in row), None)
+    return replies.raw(first)["choices"][0] if first is not None and first in replies else None
+
+
+def _mt_bench_rows(entry: Entry, replies: Replies, *, generator: str, judge: str) -> list[dict[str, Any]]:
+    """Return one row for each rated turn; FastChat marks a missing rating with -1 and drops it."""
+    j = entry.judged
+    if not j.keys:
+        return []
+    names = {True: "single-math-v1", False: "single-v1"}
+    prompt = names[bool(j.case.references)]
+    return [
+        {
+            "question_id": int(entry.question_id) if entry.question_id.isdigit() else entry.question_id,
+            "model": generator,
+            "judge": [judge, prompt if turn == 1 else f"{prompt}-multi-turn"],
+            "user_prompt": "",
+            "judgment": _text(replies, key),
+            "score": -1 if verdict is None else verdict,
+            "turn": turn,
+            "tstamp": 0.0,
+        }
+        for turn, (key, verdict) in enumerate(zip(j.keys[0], j.verdicts[0], strict=True), 1)
+    ]
+
+
+def _arena_row(entry: Entry, replies: Replies, *, generator: str, baseline: str, judge: str) -> dict[str, Any]:
+    j = entry.judged
+    games: list[dict[str, Any] | None] = [None, None]
+    if j.keys:
+        # In Arena-Hard's first game the baseline is A, in its second the model is.
+        games = [
+            {"score": None if v is None else _LABELS[v if place else -v], "judgment": _text(replies, key)}
+            for place, (key, v) in enumerate(zip(j.keys[0], j.verdicts[0], strict=True))
+        ]
+    return {
+        "uid": entry.question_id,
+        "category": j.case.category,
+        "judge": judge,
+        "model": generator,
+        "baseline": baseline,
+        "games": games,
+    }
+
+
+_LABELS = {2.0: "A>>B", 1.0: "A>B", 0.0: "A=B", -1.0: "B>A", -2.0: "B>>A"}
+
+
+def _text(replies: Replies, key: str) -> str | None:
+    return replies.raw(key)["choices"][0]["message"].get("content") if key in replies else None

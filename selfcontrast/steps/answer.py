@@ -1,0 +1,156 @@
+"""Let a policy answer the questions of a benchmark, turn by turn.
+
+In: the file of questions, the policy. Out: responses.parquet, one row for each turn. Each turn sees the answers before it. A
+turn without room left in the context has no answer, and neither have those behind it: null, counted. One GPU at full size.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfcontrast import cli
+from selfcontrast.records import Message
+from selfcontrast.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from selfcontrast.backends import Policy
+    from selfcontrast.judging.questions import Question
+    from selfcontrast.rendering import Renderer
+    from selfcontrast.sampling import Sampled
+
+NO_ROOM = "no room"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the flags and run the step."""
+    parser = cli.step_parser(__doc__)
+    parser.add_argument("--questions", type=Path, required=True, help="file of questions")
+    parser.add_argument("--policy", type=Path, required=True, metavar="MANIFEST", help="of the policy")
+    parser.add_argument(
+        "--policy-spec", type=Path, required=True, help="spec of the policy: how its weights are loaded"
+    )
+    parser.add_argument("--template", required=True, help="chat template of the model")
+    parser.add_argument("--max-length", type=int, required=True, help="context of the model, in tokens")
+    parser.add_argument("--seed", type=int, required=True, help="training seed")
+    parser.add_argument("--stream", choices=["baseline", "trained"], required=True, help="as in the step respond")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs that the job was granted")
+    return cli.run_step(parser.parse_args(argv), work)
+
+
+def work(args: argparse.Namespace, step: cli.Step) -> None:
+    """Write the answers."""
+    import torch
+
+    from selfcontrast import artifacts
+    from selfcontrast.backends import Policy
+    from selfcontrast.checkpoints import load_tokenizer
+    from selfcontrast.judging.questions import read_questions
+    from selfcontrast.rendering import Renderer
+
+    torch.set_num_threads(args.threads)
+    spec = step.spec
+    loading = artifacts.read_json(args.policy_spec)
+    folder = step.open(args.policy).path("model")
+    renderer = Renderer(load_tokenizer(folder, trust_remote_code=loading["trust_remote_code"]), args.template)
+    step.join_template(renderer.digest, where=str(folder))
+    questions = read_questions(args.questions, spec["layout"])
+    step.inputs["questions"] = artifacts.sha256(args.questions)
+    policy = Policy(step, folder, loading=loading, gpus=args.gpus)
+
+    def sample(prompts: dict[str, list[int]], turn: int) -> dict[str, Sampled]:
+        asked = [q for q in questions if q.id in prompts]
+        seeds = {q.id: derive_seed(spec["seed"], args.stream, args.seed, q.id, turn) for q in asked}
+        return _sample(asked, prompts, seeds, spec, policy, int(renderer.tokenizer.eos_token_id))
+
+    rows = converse(questions, renderer, sample, most_prompt_tokens=args.max_length - spec["max_new_tokens"])
+    step.write_table(
+        "responses.parquet",
+        {
+            "question_id": [r.question_id for r in rows],
+            "turn": [r.turn for r in rows],
+            "text": [r.text for r in rows],
+            "n_tokens": [r.n_tokens for r in rows],
+            "finish": [r.finish for r in rows],
+        },
+    )
+    counts = Counter(r.finish for r in rows)
+    step.report = {"responses": len(rows), "cut_by_length": counts["length"], "without_room": counts[NO_ROOM]}
+    step.cost = {"sampled_tokens": sum(r.n_tokens for r in rows)}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The answer to one turn of a question; ``text`` is None if the prompt had no room."""
+
+    question_id: str
+    turn: int
+    text: str | None = None
+    n_tokens: int = 0
+    finish: str = NO_ROOM
+
+
+def converse(
+    questions: Sequence[Question],
+    renderer: Renderer,
+    sample: Callable[[dict[str, list[int]], int], dict[str, Sampled]],
+    *,
+    most_prompt_tokens: int,
+) -> list[Turn]:
+    """Return the turns of every question, in order.
+
+    Args:
+        sample: answers the prompts of a turn, token ids by question id; gets the number of the turn as well.
+        most_prompt_tokens: a longer prompt is not answered.
+    """
+    dialogues: dict[str, list[Message]] = {q.id: [] for q in questions}
+    answered: dict[tuple[str, int], Turn] = {}
+    for turn in range(max((len(q.turns) for q in questions), default=0)):
+        going = [q for q in questions if turn < len(q.turns) and (turn == 0 or (q.id, turn - 1) in answered)]
+        for q in going:
+            dialogues[q.id].append(Message("user", q.turns[turn]))
+        prompts = {q.id: renderer.prompt_ids(dialogues[q.id]) for q in going}
+        fitting = {i: ids for i, ids in prompts.items() if len(ids) <= most_prompt_tokens}
+        for i, drawn in sample(fitting, turn).items():
+            text = renderer.response_text(drawn.ids)
+            dialogues[i].append(Message("assistant", text))
+            answered[i, turn] = Turn(i, turn, text, len(drawn.ids) - (drawn.finish == "stop"), drawn.finish)
+    places = [(q.id, turn) for q in questions for turn in range(len(q.turns))]
+    return [answered.get(place, Turn(*place)) for place in places]
+
+
+def _sample(
+    questions: Sequence[Question],
+    prompts: dict[str, list[int]],
+    seeds: dict[str, int],
+    spec: dict[str, Any],
+    policy: Policy,
+    eos_id: int,
+) -> dict[str, Sampled]:
+    """Return one answer to each question by its id; questions of one temperature are sampled together."""
+    from selfcontrast.sampling import Request, Sampling, sample_shard
+
+    given = spec["temperature"]
+    by_temperature: dict[float, list[str]] = {}
+    for q in questions:
+        by_temperature.setdefault(q.temperature if given is None else given, []).append(q.id)
+    found: dict[str, Sampled] = {}
+    for temperature, ids in sorted(by_temperature.items()):
+        request = Request(
+            n=1,
+            seed_of=lambda i, j, ids=ids: seeds[ids[i]],  # type: ignore[misc]
+            sampling=Sampling(spec["max_new_tokens"], temperature, spec["top_p"]),
+            eos_ids=frozenset([eos_id]),
+            prompts_per_batch=spec["batch_responses"],
+        )
+        sampled = sample_shard([prompts[i] for i in ids], request, policy.sampler)
+        found |= {ids[k]: answers[0] for k, answers in sampled.items()}
+    return found
+
+
+if __name__ == "__main__":
+    cli.leave(main())
