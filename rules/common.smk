@@ -11,7 +11,7 @@ from pathlib import Path
 from snakemake.settings.types import DeploymentMethod
 
 from selfcontrast import config as study_config
-from selfcontrast import gpu, plugins, slurm, sweep
+from selfcontrast import gpu, plugins, slurm, specs, sweep
 from selfcontrast.errors import SelfContrastError
 
 # Modules that make the numbers of several rules: their inputs, so that an edit reruns those.
@@ -61,7 +61,7 @@ try:
     cfg = study_config.load_study(str(config.get("study", "tiny")))
     study_config.check_files(cfg)
     ARMS = {dataset: sweep.arms_of(cfg, dataset) for dataset in cfg.datasets}
-    SPECS = sweep.expand_specs(cfg)
+    SPECS = specs.expand_specs(cfg)
 except SelfContrastError as error:
     fail(error)
 
@@ -455,7 +455,7 @@ def every_diagnosis(wildcards):
     return [
         f"<results>/{dataset}/{model}/{part}/manifest.json"
         for dataset in cfg.datasets
-        for model in cfg.models
+        for model in sweep.models_of(cfg, dataset)
         for part in parts
     ]
 

@@ -14,7 +14,8 @@ from selfcontrast import plugins
 from selfcontrast.config import check_files, load_study, parse_study
 from selfcontrast.errors import ConfigError
 from selfcontrast.schema import Study
-from selfcontrast.sweep import expand_arms, expand_specs
+from selfcontrast.specs import expand_specs
+from selfcontrast.sweep import expand_arms
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = sorted((ROOT / "config").glob("*.yaml"))
@@ -396,15 +397,15 @@ def test_study_is_found_by_path_and_named_after_its_file(tmp_path: Path) -> None
 
 
 def test_file_name_that_is_no_id_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path, TEXT.replace("name: example\n", ""), "my-study.yaml")
-    assert "`my-study` is not an id" in message(lambda: load_study(path))
+    path = write(tmp_path, TEXT.replace("name: example\n", ""), "My_study.yaml")
+    assert "`My_study` is no name of a study" in message(lambda: load_study(path))
 
 
 @pytest.mark.parametrize("study", ["smokee", "missing.yaml", "nowhere/smoke.yml", ""])
 def test_missing_study_is_answered_with_those_there_are(study: str) -> None:
     found = message(lambda: load_study(study))
     assert f"there is no study `{study}`" in found
-    assert ", ".join(p.stem for p in STUDIES) in found
+    assert ", ".join(sorted(p.stem for p in STUDIES)) in found
 
 
 @pytest.mark.parametrize(

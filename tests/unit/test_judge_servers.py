@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from selfcontrast.errors import StepError
-from selfcontrast.judge_schema import Server
 from selfcontrast.judges import alpaca_eval, pairwise
 from selfcontrast.judging.cases import Case
 from selfcontrast.judging.client import Connection, ask
@@ -21,6 +20,7 @@ from selfcontrast.judging.limits import Prices
 from selfcontrast.judging.panel import Panel, judge, plan
 from selfcontrast.judging.replies import Replies
 from selfcontrast.judging.servers import server_command, serving, wire_model
+from selfcontrast.schema import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = "Of course! Tom lives in Rome and plays golf."
@@ -113,7 +113,7 @@ def test_command_that_is_not_there_is_told(tmp_path: Path) -> None:
 OWNER = """
 import sys, time
 from pathlib import Path
-from selfcontrast.judge_schema import Server
+from selfcontrast.schema import Server
 from selfcontrast.judging.servers import serving
 server = Server(kind="pocket").model_dump()
 with serving(server, {"kind": "pairwise", "model": "pocket"}, {}, Path(sys.argv[1])) as url:

@@ -20,8 +20,8 @@ from selfcontrast import artifacts, cli, plugins, sources
 from selfcontrast.config import parse_study, record_files
 from selfcontrast.errors import ConfigError, InputError
 from selfcontrast.schema import Study
+from selfcontrast.specs import expand_specs
 from selfcontrast.steps import prompts
-from selfcontrast.sweep import expand_specs
 
 NAMES = ("b.jsonl", "a.jsonl", "deep/z.jsonl.gz", "deep/er/0.parquet", "deep.jsonl")
 IN_ORDER = ["a.jsonl", "b.jsonl", "deep.jsonl", "deep/er/0.parquet", "deep/z.jsonl.gz"]

@@ -16,14 +16,13 @@ import yaml
 
 from selfcontrast.config import STUDY_FOLDER, load_study, parse_study
 from selfcontrast.schema import Optimisation, Study
+from selfcontrast.specs import Spec, expand_specs
 from selfcontrast.sweep import (
     Arm,
-    Spec,
     arms_of,
     baseline_id,
     count_steps,
     expand_arms,
-    expand_specs,
     pool_kind,
     pool_of,
 )
@@ -273,7 +272,7 @@ def test_specs_are_json_and_come_back_unchanged() -> None:
 SCRIPT = """
 import json
 from selfcontrast.config import load_study
-from selfcontrast.sweep import expand_specs
+from selfcontrast.specs import Spec, expand_specs
 print(json.dumps(expand_specs(load_study("smoke"))))
 """
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from selfcontrast.keys import Count, Id, Plugin, Strict
+from selfcontrast.schema.keys import Count, Id, Plugin, Strict
 
 Amount = Annotated[float, Field(gt=0)]
 
