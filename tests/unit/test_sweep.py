@@ -84,11 +84,16 @@ def specs(**changes: object) -> dict[str, Spec]:
     return expand_specs(study(**changes))
 
 
+def own(found: dict[str, Spec]) -> dict[str, Spec]:
+    """Return the specs of single steps: those of tables and diagnoses list every arm, seed or selection of the study."""
+    return {k: v for k, v in found.items() if k != "summary" and not k.endswith("/negatives")}
+
+
 def difference(**changes: object) -> tuple[set[str], set[str], set[str]]:
-    """Return the keys of the specs that a change of the study changes, adds and removes; `summary` always changes."""
+    """Return the keys of the specs that a change of the study changes, adds and removes, but for those of a whole study."""
     before, after = specs(), specs(**changes)
     assert before["summary"] != after["summary"]
-    both = before.keys() & after.keys() - {"summary"}
+    both = own(before).keys() & own(after).keys()
     return {k for k in both if before[k] != after[k]}, set(after) - set(before), set(before) - set(after)
 
 
@@ -213,7 +218,7 @@ def test_method_may_have_a_training_of_its_own() -> None:
 
 def test_specs_of_every_step() -> None:
     """`chat` is read from a file and has no rejected answers: no world, and no arm or groups on annotated pairs."""
-    below = ["prompts", "lint", "sft", "reference", "pools/sft", "pools/annotated"]
+    below = ["prompts", "lint", "negatives", "sft", "reference", "pools/sft", "pools/annotated"]
     below += [f"groups/{s}/n{n}" for s in ("all", "half") for n in (1, 2)]
     below += [f"arms/selfcontrast-{s}-n{n}" for s in ("all", "half") for n in (1, 2)]
     expected = {"evaluation/pocket", "summary", "scorers/cosine", "scorers/grade", "models/pocket/base"}
@@ -272,7 +277,7 @@ def test_specs_are_json_and_come_back_unchanged() -> None:
 SCRIPT = """
 import json
 from selfcontrast.config import load_study
-from selfcontrast.specs import Spec, expand_specs
+from selfcontrast.specs import expand_specs
 print(json.dumps(expand_specs(load_study("smoke"))))
 """
 
@@ -313,7 +318,7 @@ def test_adding_an_n_changes_no_other_spec_under_any_budget(budget: str) -> None
     before = specs(comparison__budget=budget)
     sweeps = [{"selections": ["all", "half"], "n": [1, 2, 16]}]
     after = specs(comparison__budget=budget, methods__selfcontrast__sweeps=sweeps)
-    assert {k: after[k] for k in before if k != "summary"} == {k: v for k, v in before.items() if k != "summary"}
+    assert {k: after[k] for k in own(before)} == own(before)
 
 
 def test_adding_a_seed_changes_no_other_spec() -> None:
@@ -380,7 +385,7 @@ def test_adding_a_data_set_a_method_or_a_selection_changes_no_other_spec() -> No
     }
     more["methods"]["control"] = {"sweeps": [{"selections": ["quarter"], "n": [4]}]}
     after = expand_specs(parse_study(more, where="example.yaml"))
-    assert {k: after[k] for k in before if k != "summary"} == {k: v for k, v in before.items() if k != "summary"}
+    assert {k: after[k] for k in own(before)} == own(before)
     assert {k.split("/")[0] for k in set(after) - set(before)} == {"hh", "chat", "third"}
 
 
