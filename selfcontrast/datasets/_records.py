@@ -34,8 +34,8 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     row = 0
     try:
-        # Without a buffer of its own, a reader takes whole row groups: of published files that is hundreds of megabytes.
-        for batch in pq.ParquetFile(path, buffer_size=1 << 18).iter_batches(batch_size=1024):
+        # By default a reader takes a whole row group into memory, which may be the whole file.
+        for batch in pq.ParquetFile(path, buffer_size=1 << 18, pre_buffer=False).iter_batches(batch_size=1024):
             for record in batch.to_pylist():
                 row += 1
                 yield row, record
