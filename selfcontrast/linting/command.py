@@ -113,26 +113,32 @@ def _of_study(
     for flag in ("adaptor", "model", "tokenizer", "template", "max_length"):
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag.replace('_', '-')} is for a file; a study names its own", where=args.what)
+    from selfcontrast.linting.passes import check_records
+
     study = load_study(args.what)
     root = results / study.name
-    for name in study.datasets:
-        yield from _of_dataset(study, name, root, say)
+    records = {name: _records_of(study, name, root) for name in study.datasets}
+    if not any(path.is_file() for path in records.values()):
+        found_none = ", ".join(path.as_posix() for path in records.values())
+        raise InputError(
+            "the study has no records yet", found=f"none of {found_none}", remedy="run the study, or get the files"
+        )
+    for name, path in records.items():
+        if path.is_file():
+            adaptor = plugins.load("datasets", study.datasets[name].adaptor)
+            yield from (replace(f, source=name) for f in check_records([path], adaptor))
+        else:
+            say(f"{name}: no records yet at {path.as_posix()}; not checked")
         for model, m in study.models.items():
             for finding in _of_model(Layout(root, name, model), m, held_out, say):
                 yield replace(finding, source=f"{name}/{model}")
     say("")
 
 
-def _of_dataset(study: Study, name: str, root: Path, say: Say) -> list[found.Finding]:
-    from selfcontrast.linting.passes import check_records
-
-    dataset = study.datasets[name]
-    path = Path(dataset.path) if dataset.path is not None else root / name / "world" / "records"
-    if not path.is_file():
-        say(f"{name}: no records yet at {path.as_posix()}; not checked")
-        return []
-    adaptor = plugins.load("datasets", dataset.adaptor)
-    return [replace(f, source=name) for f in check_records([path], adaptor)]
+def _records_of(study: Study, name: str, root: Path) -> Path:
+    """Return the record file of a data set: the user's, or the one that the rule `world` writes."""
+    path = study.datasets[name].path
+    return Path(path) if path is not None else root / name / "world" / "records"
 
 
 def _of_model(layout: Layout, model: Model, held_out: Sequence[HeldOut], say: Say) -> list[found.Finding]:
