@@ -5,7 +5,7 @@
 FOLDER holds example_model_solutions.jsonl of openai/grade-school-math: 1,319 problems, each with a reference solution (here
 the target) and the solutions of four models (here the pool). A solution is right if its final number is the reference's.
 Scores come from the scorer `cosine`, candidates from the selections `target` and `paper`, as in a study. Deterministic
-but for the rounding of the embedding model; ten minutes on one core.
+but for the rounding of the embedding model; six minutes of one core.
 """
 
 from __future__ import annotations

@@ -115,27 +115,32 @@ def _of_study(
     for flag in ("adaptor", "model", "tokenizer", "template", "max_length"):
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag.replace('_', '-')} is for a file; a study names its own", where=args.what)
+    from selfcontrast.linting.passes import check_records
+
     study = load_study(args.what)
     root = results / study.name
-    for name in study.datasets:
-        yield from _of_dataset(study, name, root, say)
+    records = {name: _records_of(study, name, root) for name in study.datasets}
+    if not any(path.exists() for paths in records.values() for path in paths):
+        found_none = ", ".join(path.as_posix() for paths in records.values() for path in paths)
+        raise InputError(
+            "the study has no records yet", found=f"none of {found_none}", remedy="run the study, or get the files"
+        )
+    for name, paths in records.items():
+        if all(path.exists() for path in paths):
+            adaptor = plugins.load("datasets", study.datasets[name].adaptor)
+            yield from (replace(f, source=name) for f in check_records(record_files(paths), adaptor))
+        else:
+            say(f"{name}: no records yet at {', '.join(path.as_posix() for path in paths)}; not checked")
         for model in models_of(study, name):
             for finding in _of_model(Layout(root, name, model), study.models[model], held_out, say):
                 yield replace(finding, source=f"{name}/{model}")
     say("")
 
 
-def _of_dataset(study: Study, name: str, root: Path, say: Say) -> list[found.Finding]:
-    from selfcontrast.linting.passes import check_records
-
+def _records_of(study: Study, name: str, root: Path) -> list[Path]:
     dataset = study.datasets[name]
     made = root / name / ("fetch" if dataset.hub else "world") / "records"
-    paths = dataset.paths or (made,)
-    if not dataset.paths and not made.exists():
-        say(f"{name}: no records yet at {made.as_posix()}; not checked")
-        return []
-    adaptor = plugins.load("datasets", dataset.adaptor)
-    return [replace(f, source=name) for f in check_records(record_files(paths), adaptor)]
+    return [Path(path) for path in dataset.paths] or [made]
 
 
 def _of_model(layout: Layout, model: Model, held_out: Sequence[HeldOut], say: Say) -> list[found.Finding]:

@@ -253,7 +253,9 @@ def lint(*args: str) -> int:
 GOOD = {"prompt": "Name a prime.", "response": "7", "rejected": "nine", "score_chosen": 2, "score_rejected": 1}
 
 
-def test_exit_code_tells_errors_from_none_and_from_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_code_tells_errors_from_none_and_from_not_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = write_jsonl(tmp_path / "good.jsonl", [GOOD])
     bad = write_jsonl(tmp_path / "bad.jsonl", [{**GOOD, "score_chosen": 0}])
     assert lint(str(good)) == 0
@@ -270,6 +272,10 @@ def test_exit_code_tells_errors_from_none_and_from_not_run(tmp_path: Path, capsy
     assert "there is no study `nostudy`" in capsys.readouterr().err
     assert lint("smoke", "--adaptor", "jsonl") == 2
     assert "a study names its own" in capsys.readouterr().err
+    monkeypatch.setattr(__main__, "RESULTS", tmp_path)
+    assert lint("smoke") == 2
+    assert "the study has no records yet" in capsys.readouterr().err
+    assert lint(str(good), "--against", str(tmp_path / "none.jsonl")) == 2
 
 
 def test_a_tokenizer_adds_the_checks_of_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
