@@ -6,6 +6,7 @@ numbers (vllm-project/vllm#50440), and `n` responses of one request would share 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -178,6 +179,9 @@ def _import_vllm() -> Any:
     try:
         import vllm
         import vllm.platforms
+
+        # It reports a traceback for want of the tokenizer that it was told to do without.
+        logging.getLogger("vllm.renderers.base").setLevel(logging.ERROR)
     except (ImportError, RuntimeError) as error:
         raise StepError(
             "vLLM is installed but cannot be imported",

@@ -28,8 +28,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("inputs")
     policy, prompts = folder / "hh/sft", folder / "hh/prompts"
-    model = build_model(n_layers=3, width=128, n_heads=4, max_length=192, seed=0)
-    save_checkpoint(policy / "model", model, build_tokenizer(max_length=192))
+    model = build_model(n_layers=3, width=128, n_heads=4, max_length=128, seed=0)
+    save_checkpoint(policy / "model", model, build_tokenizer(max_length=128))
     artifacts.write_json(policy / "manifest.json", {"outputs": {"model": artifacts.sha256(policy / "model")}})
     ids = [[1, *(derive_seed(0, i, k) % 140 + 7 for k in range(4 + i % 9))] for i in range(N_PROMPTS)]
     columns = {"prompt_id": [f"p{i}" for i in range(N_PROMPTS)], "prompt_ids": ids, "rejected": [["no"]] * N_PROMPTS}
@@ -38,7 +38,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         artifacts.write_table(prompts / f"{split}.parquet", columns)
         outputs[f"{split}.parquet"] = artifacts.sha256(prompts / f"{split}.parquet")
     artifacts.write_json(prompts / "manifest.json", {"outputs": outputs})
-    sizes = {"max_new_tokens": 160, "batch_responses": 64}
+    sizes = {"max_new_tokens": 96, "batch_responses": 64}
     pool = {"kind": "policy", "params": {"n_responses": 32, **sizes}, "template": "tokenizer", "pool": "sft", "seed": 5}
     artifacts.write_json(folder / "pool.json", {**MODEL, **pool})
     artifacts.write_json(folder / "policy.json", MODEL)
