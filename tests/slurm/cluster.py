@@ -6,11 +6,11 @@ of its configuration are in /etc/slurm, where Slurm's commands look for them wha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -99,7 +99,6 @@ class Cluster:
     """
 
     folder: Path
-    munged: subprocess.Popen[bytes] | None = None
 
     @property
     def host(self) -> str:
@@ -127,7 +126,7 @@ class Cluster:
             "seed-file": "munge.seed",
         }
         flags = [f"--{flag}={self.folder / name}" for flag, name in files.items()]
-        self.munged = subprocess.Popen(["munged", "--foreground", "--force", *flags], stderr=subprocess.DEVNULL)
+        subprocess.run(["munged", "--force", *flags], check=True, stderr=subprocess.DEVNULL)
         values = {
             "process": os.getpid(),
             "name": NAME,
@@ -153,11 +152,8 @@ class Cluster:
         if (self.folder / "slurmctld.pid").exists():
             self.ask("scancel", "--user=root", "--full", check=False)
             self._wait_for(lambda: not self.ask("squeue", "-h", check=False), "the end of all jobs", fail=False)
-        for name in ("slurmd", "slurmctld"):
-            _end(self.folder / f"{name}.pid")
-        if self.munged is not None:
-            self.munged.terminate()
-            self.munged.wait(10)
+        for program, file in (("slurmd", "slurmd.pid"), ("slurmctld", "slurmctld.pid"), ("munged", "munge.pid")):
+            _end(program, self.folder / file)
         for path in CONFIGURATION:
             path.unlink(missing_ok=True)
 
@@ -189,16 +185,15 @@ def _free_port() -> int:
         return stream.getsockname()[1]
 
 
-def _end(pid_file: Path) -> None:
+def _end(program: str, pid_file: Path) -> None:
     """End the process of a pid file, with SIGKILL if it does not end by itself."""
-    if not pid_file.exists():
-        return
-    pid = int(pid_file.read_text())
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for _ in range(100):
-            try:
-                os.kill(pid, number if _ == 0 else 0)
-            except ProcessLookupError:
-                pid_file.unlink(missing_ok=True)
-                return
-            time.sleep(0.1)
+    with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):
+        process = psutil.Process(int(pid_file.read_text()))
+        if process.name() != program:
+            return
+        process.terminate()
+        try:
+            process.wait(10)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(10)
