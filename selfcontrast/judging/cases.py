@@ -69,6 +69,7 @@ class Judged:
         score: the mean over those repeats that have a score.
         null: why there is no score; empty if there is one.
         keys: the keys of the requests, in the shape of ``verdicts``.
+        templates: names of the templates of the games.
     """
 
     case: Case
@@ -76,6 +77,7 @@ class Judged:
     score: Score
     null: str = ""
     keys: tuple[tuple[str, ...], ...] = ()
+    templates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -91,20 +91,18 @@ def _mt_bench_rows(entry: Entry, replies: Replies, *, generator: str, judge: str
     j = entry.judged
     if not j.keys:
         return []
-    names = {True: "single-math-v1", False: "single-v1"}
-    prompt = names[bool(j.case.references)]
     return [
         {
             "question_id": int(entry.question_id) if entry.question_id.isdigit() else entry.question_id,
             "model": generator,
-            "judge": [judge, prompt if turn == 1 else f"{prompt}-multi-turn"],
+            "judge": [judge, prompt],
             "user_prompt": "",
             "judgment": _text(replies, key),
             "score": -1 if verdict is None else verdict,
             "turn": turn,
             "tstamp": 0.0,
         }
-        for turn, (key, verdict) in enumerate(zip(j.keys[0], j.verdicts[0], strict=True), 1)
+        for turn, (prompt, key, verdict) in enumerate(zip(j.templates, j.keys[0], j.verdicts[0], strict=True), 1)
     ]
 
 

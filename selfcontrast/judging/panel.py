@@ -67,7 +67,7 @@ def _judged(case: Case, games: list[Game], asked: list[list[Request]], panel: Pa
     if score.value is None:
         missing = any(r.key not in replies for row in asked for r in row)
         null = NO_ANSWER if not games else NO_REPLY if missing else NO_VERDICT
-    return Judged(case, verdicts, score, null, keys)
+    return Judged(case, verdicts, score, null, keys, tuple(g.template.name for g in games))
 
 
 @dataclass(frozen=True)

@@ -69,11 +69,10 @@ def completion(said: Utterance, body: dict[str, Any]) -> dict[str, Any]:
         top = [{"token": token, "logprob": logprob} for token, logprob in likeliest]
         choice["logprobs"] = {"content": [{"token": said.text, "logprob": top[0]["logprob"], "top_logprobs": top}]}
     n_bytes = sum(len(m["content"].encode()) for m in body["messages"])
-    usage = {
-        "prompt_tokens": n_bytes // BYTES_PER_TOKEN,
-        "completion_tokens": math.ceil(len(said.text) / BYTES_PER_TOKEN),
-    }
-    return {"object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage}
+    read, written = n_bytes // BYTES_PER_TOKEN, math.ceil(len(said.text) / BYTES_PER_TOKEN)
+    usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+    head = {"id": "pocket", "object": "chat.completion", "created": 0, "model": body["model"]}
+    return {**head, "choices": [choice], "usage": usage}
 
 
 def answer(path: str, body: bytes, module: ModuleType, params: Any, grade: Grader, *, bias: float) -> tuple[int, Any]:

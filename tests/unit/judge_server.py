@@ -12,13 +12,15 @@ from typing import Any
 FAULTS = ("429", "429 slow", "500", "503", "hang", "half", "not json", "other json", "cut", "empty")
 """What a server does instead of answering; each of them ends after the first time, or the next fault takes its place."""
 
+USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+
 NOT_BILLED = {"429", "429 slow", "500", "503"}
 
 
 def completion(text: str, **more: Any) -> dict[str, Any]:
     """Return the body of a chat completion."""
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}, **more}
-    return {"id": "x", "model": "m", "choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 10}}
+    return {"id": "x", "model": "m", "choices": [choice], "usage": USAGE}
 
 
 class FaultyServer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from selfcontrast.judging.panel import Panel, judge, plan
 from selfcontrast.judging.replies import Replies
 from selfcontrast.judging.servers import server_command, serving, wire_model
 from selfcontrast.schema import Server
+from selfcontrast.world.dialogues import draw_question, mixed_answer
+from selfcontrast.world.grader import grade
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = "Of course! Tom lives in Rome and plays golf."
@@ -73,6 +76,25 @@ def test_pocket_judge_says_the_truth_over_http(module, params: dict, tmp_path: P
     assert all(len(j.verdicts) == 2 for j in judged)
     assert is_gone(port)
     assert plan([], Prices(), replies).requests == 0
+    replies.close()
+
+
+def test_judged_win_rate_is_that_of_the_grades(tmp_path: Path) -> None:
+    """On 100 random pairs of pocket-world answers: proxy and truth are one, answer by answer, also behind a greeting."""
+    rng = random.Random(0)
+    questions = [draw_question(rng) for _ in range(100)]
+    pairs = [[mixed_answer(rng, q, share_good=0.4) for _ in range(2)] for q in questions]
+    texts = [
+        q.text if i % 5 else f"Human: Hello!\n\nAssistant: Hello!\n\nHuman: {q.text}" for i, q in enumerate(questions)
+    ]
+    replies = Replies(tmp_path / "replies.jsonl")
+    cases = [Case((text,), (a,), (b,)) for text, (a, b) in zip(texts, pairs, strict=True)]
+    with serving(keys(kind="pocket"), JUDGE, {}, tmp_path / "server.log") as url:
+        panel = Panel(pairwise, pairwise.Params(), "pocket")
+        judged = judge(cases, panel, replies, lambda r: ask(r, Connection(url, in_flight=32), replies))
+    grades = [(grade(q.text, a), grade(q.text, b)) for q, (a, b) in zip(questions, pairs, strict=True)]
+    assert [j.score.value for j in judged] == [(a > b) + 0.5 * (a == b) for a, b in grades]
+    assert len({a for a, _ in grades}) > 3
     replies.close()
 
 

@@ -1,0 +1,282 @@
+"""Files in the layouts of AlpacaEval, MT-Bench and Arena-Hard; the 80 questions of MT-Bench from file to table of scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judge_server import FaultyServer, completion
+
+from selfcontrast import plugins
+from selfcontrast.artifacts import read_json, read_jsonl
+from selfcontrast.errors import InputError
+from selfcontrast.judging.cases import Case, Judged, summarise
+from selfcontrast.judging.client import Connection, ask
+from selfcontrast.judging.formats import Entry, write_formats
+from selfcontrast.judging.panel import NO_ANSWER, NO_VERDICT, Panel, judge
+from selfcontrast.judging.questions import read_answers, read_baseline, read_questions, with_references
+from selfcontrast.judging.replies import Replies
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+MT_BENCH = DATA / "mt-bench"
+NAMES = {"generator": "arm", "baseline": "base", "judge": "tester"}
+
+
+def noise(text: str) -> float:
+    """Return a number in (0, 1) that follows from a text."""
+    return (int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) + 0.5) / 2**32
+
+
+def with_logprobs(body: dict[str, Any]) -> dict[str, Any]:
+    """Prefer the first output with a probability that follows from the prompt."""
+    p = 0.98 * noise(body["messages"][-1]["content"])
+    top = [
+        {"token": "m", "logprob": math.log(p)},
+        {"token": "M", "logprob": math.log(0.98 - p)},
+        {"token": "Both", "logprob": -5.0},
+    ]
+    top.sort(key=lambda t: -t["logprob"])
+    token = {"token": top[0]["token"], "logprob": top[0]["logprob"], "bytes": None, "top_logprobs": top}
+    return {**completion(top[0]["token"], logprobs={"content": [token]}), "object": "chat.completion", "created": 0}
+
+
+def judged_by(kind: str, params: dict[str, Any], cases: list[Case], answer: Any, replies: Replies) -> list[Judged]:
+    module = plugins.load("judges", kind)
+    panel = Panel(module, module.Params(**params), "judge")
+    with FaultyServer(answer) as server:
+        connection = Connection(server.url, in_flight=32)
+        return judge(
+            cases, panel, replies, lambda r: ask(r, connection, replies, needs_logprobs=module.NEEDS_LOGPROBS) and None
+        )
+
+
+@pytest.fixture
+def replies(tmp_path: Path):
+    opened = Replies(tmp_path / "replies.jsonl")
+    yield opened
+    opened.close()
+
+
+# AlpacaEval
+
+
+def pairs(n: int) -> list[Case]:
+    return [Case((f"instruction {i}\u2028",), (f"answer {i}",), (f"baseline {i}",)) for i in range(n)]
+
+
+def test_alpaca_files(replies: Replies, tmp_path: Path) -> None:
+    cases = [*pairs(3), Case(("unanswered",), (None,), ("baseline",))]
+    judged = judged_by("alpaca_eval", {"prompt": "own"}, cases, with_logprobs, replies)
+    write_formats(tmp_path, "alpaca_eval", [Entry(str(i), j, "koala") for i, j in enumerate(judged)], replies, **NAMES)
+    assert judged[3].null == NO_ANSWER
+    outputs = read_json(tmp_path / "model_outputs.json")
+    assert outputs[0] == {
+        "dataset": "koala",
+        "instruction": "instruction 0\u2028",
+        "output": "answer 0",
+        "generator": "arm",
+    }
+    assert len(outputs) == 3
+    assert len(read_json(tmp_path / "reference_outputs.json")) == 4
+    annotations = read_json(tmp_path / "annotations.json")
+    assert [a["preference"] for a in annotations] == [1 + j.score.value for j in judged[:3]]
+    assert annotations[0]["raw_completion"]["logprobs"]["content"][0]["top_logprobs"]
+    assert annotations[0].keys() == {
+        *("instruction", "output_1", "generator_1", "dataset", "output_2", "generator_2", "annotator", "preference"),
+        "raw_completion",
+    }
+
+
+def test_alpaca_eval_reads_our_files_and_finds_our_rate(replies: Replies, tmp_path: Path) -> None:
+    pytest.importorskip("alpaca_eval")
+    import alpaca_eval.utils
+    from alpaca_eval.metrics import get_winrate
+
+    def some_unparsed(body: dict[str, Any]) -> dict[str, Any]:
+        return with_logprobs(body) if noise(str(body)) > 0.1 else completion("neither", logprobs=None)
+
+    params = {"prompt": "own"}
+    module = plugins.load("judges", "alpaca_eval")
+    panel = Panel(module, module.Params(**params), "judge")
+    with FaultyServer(some_unparsed) as server:
+        judged = judge(pairs(60), panel, replies, lambda r: ask(r, Connection(server.url), replies) and None)
+    write_formats(tmp_path, "alpaca_eval", [Entry(str(i), j) for i, j in enumerate(judged)], replies, **NAMES)
+    theirs = get_winrate(alpaca_eval.utils.load_or_convert_to_dataframe(tmp_path / "annotations.json"))
+    ours = summarise([j.score for j in judged])
+    assert ours.nulls > 0
+    assert theirs["n_total"] == ours.n
+    assert theirs["win_rate"] == pytest.approx(100 * ours.value)
+    assert theirs["standard_error"] == pytest.approx(100 * ours.se)
+
+
+def test_preferences_are_those_of_alpaca_evals_own_annotator(
+    replies: Replies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its annotator `weighted_alpaca_eval_gpt4_turbo` and ours ask one judge: equal prompts, orders and preferences."""
+    pytest.importorskip("alpaca_eval")
+    from alpaca_eval.annotators import PairwiseAnnotator
+
+    judged = judged_by("alpaca_eval", {}, pairs(40), with_logprobs, replies)
+    write_formats(tmp_path, "alpaca_eval", [Entry(str(i), j) for i, j in enumerate(judged)], replies, **NAMES)
+    with FaultyServer(with_logprobs) as server:
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        annotator = PairwiseAnnotator(annotators_config="weighted_alpaca_eval_gpt4_turbo", caching_path=None)
+        theirs = annotator.annotate_head2head(
+            outputs_1=read_json(tmp_path / "reference_outputs.json"),
+            outputs_2=read_json(tmp_path / "model_outputs.json"),
+        )
+    found = {row["instruction"]: row["preference"] for row in theirs}
+    for j in judged:
+        assert j.score.value is not None
+        assert found[j.case.turns[0]] == pytest.approx(1 + j.score.value, abs=1e-9)
+
+
+# Arena-Hard
+
+
+def test_arena_files_name_the_verdicts_as_they_were_said(replies: Replies, tmp_path: Path) -> None:
+    """The judge always likes the answer `good` much better; in the first game the baseline is A."""
+
+    def prefer_good(body: dict[str, Any]) -> dict[str, Any]:
+        first = re.search(r"\[Start of answer A\]\n(.*)\n", body["messages"][-1]["content"])
+        assert first is not None
+        return completion("[[A>>B]]" if first[1] == "good" else "[[B>>A]]")
+
+    judged = judged_by("arena_hard", {}, [Case(("q",), ("good",), ("bad",), category="coding")], prefer_good, replies)
+    write_formats(tmp_path, "arena_hard", [Entry("uid1", judged[0])], replies, **NAMES)
+    ((_, row),) = read_jsonl(tmp_path / "arm.jsonl")
+    assert [g["score"] for g in row["games"]] == ["B>>A", "A>>B"]
+    assert (row["uid"], row["model"], row["baseline"], row["category"]) == ("uid1", "arm", "base", "coding")
+    assert judged[0].score.value == 1.0
+
+
+# Questions
+
+
+@pytest.mark.parametrize(
+    ("layout", "record"),
+    [("mt_bench", {"question_id": 1}), ("arena_hard", {"uid": "a"}), ("alpaca_eval", {"output": "x"}), ("mt_bench", {"turns": None, "question_id": 1, "category": "a"})],
+)  # fmt: skip
+def test_record_of_another_layout_is_named(layout: str, record: dict, tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    with pytest.raises(InputError, match="row 1"):
+        read_questions(path, layout)
+
+
+def test_baseline_must_answer_the_same_questions(tmp_path: Path) -> None:
+    questions, baseline = tmp_path / "q.json", tmp_path / "b.json"
+    questions.write_text(json.dumps([{"instruction": i, "dataset": "koala"} for i in "abc"]))
+    rows = [{"instruction": i, "output": "x"} for i in "abd"]
+    baseline.write_text(json.dumps(rows))
+    read = read_questions(questions, "alpaca_eval")
+    assert [q.source for q in read] == ["koala"] * 3
+    with pytest.raises(InputError, match=r"1 missing \['c'\], 1 of other questions \['d'\]"):
+        read_baseline(baseline, "alpaca_eval", read)
+    baseline.write_text(json.dumps([*rows[:2], {"instruction": "c", "output": ""}]))
+    assert read_baseline(baseline, "alpaca_eval", read)["c"] == ("",)
+    baseline.write_text(json.dumps([*rows, rows[0]]))
+    with pytest.raises(InputError, match="occurs twice"):
+        read_answers(baseline, "alpaca_eval")
+
+
+def test_arena_question_with_a_line_separator_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "question.jsonl"
+    rows = [{"uid": str(i), "prompt": f"a\u2028b\u0085{i}", "category": "c", "subcategory": "s"} for i in range(3)]
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    assert [q.turns for q in read_questions(path, "arena_hard")] == [(r["prompt"],) for r in rows]
+
+
+needs_mt_bench = pytest.mark.skipif(
+    not MT_BENCH.is_dir(), reason=f"MT-Bench not found at {DATA.name}/ beside the project"
+)
+
+
+def rate_by_length(body: dict[str, Any]) -> dict[str, Any]:
+    """Rate from 1 to 10 by the length of the last answer, in the prompts of FastChat; do not rate answers of 7 characters."""
+    text = body["messages"][-1]["content"]
+    answers = re.findall(
+        r"(?:\[The Start of Assistant's Answer\]|### Assistant A:)\n(.*?)\n(?:\[The End|\n###|\n<\|The End)",
+        text,
+        re.DOTALL,
+    )
+    assert len(answers) in (1, 2), text
+    length = len(answers[-1])
+    return completion("hm" if length == 7 else f"I count. Rating: [[{1 + length % 10}]]")
+
+
+@needs_mt_bench
+def test_mt_bench_from_questions_to_scores(replies: Replies, tmp_path: Path) -> None:
+    """80 questions, two turns: 160 ratings, 60 of them beside a reference, each that of its own answer; one question null."""
+    questions = with_references(
+        read_questions(MT_BENCH / "question.jsonl", "mt_bench"), MT_BENCH / "reference_answer-gpt-4.jsonl"
+    )
+    assert len(questions) == 80
+    assert {q.temperature for q in questions if q.category in ("writing", "roleplay")} == {0.7}
+    assert {q.temperature for q in questions if q.category in ("math", "coding", "reasoning", "extraction")} == {0.0}
+    assert {q.temperature for q in questions if q.category in ("stem", "humanities")} == {0.1}
+    answers = {q.id: (f"{q.id} " + "x" * (i + 10), f"{q.id} second " + "y" * (3 * i)) for i, q in enumerate(questions)}
+    answers["90"] = ("seven 7", "fine")
+    cases = [Case(q.turns, answers[q.id], None, q.references, q.category) for q in questions]
+    params = {"prompts_file": str(MT_BENCH / "judge_prompts.jsonl")}
+    judged = judged_by("mt_bench", params, cases, rate_by_length, replies)
+    for q, j in zip(questions, judged, strict=True):
+        expected = tuple(None if len(a) == 7 else 1 + len(a) % 10 for a in answers[q.id])
+        assert j.verdicts == (expected,)
+        assert j.score.value == (None if None in expected else sum(expected) / 2)
+    assert [j.null for j in judged if j.null] == [NO_VERDICT]
+    details = plugins.load("judges", "mt_bench").details(judged, None)
+    assert {name for name in details if name.startswith("category_")} == {f"category_{q.category}" for q in questions}
+    write_formats(
+        tmp_path, "mt_bench", [Entry(q.id, j) for q, j in zip(questions, judged, strict=True)], replies, **NAMES
+    )
+    rows = [row for _, row in read_jsonl(tmp_path / "tester_single.jsonl")]
+    assert len(rows) == 160
+    assert sum(row["score"] == -1 for row in rows) == 1
+    assert sum("math" in row["judge"][1] for row in rows) == 60
+    assert {(row["question_id"], row["turn"]) for row in rows} == {(i, t) for i in range(81, 161) for t in (1, 2)}
+    beside = [r for line in (tmp_path / "replies.jsonl").read_bytes().split(b"\n") if line for r in [json.loads(line)]]
+    assert sum("The Start of Reference Answer" in r["request"]["messages"][1]["content"] for r in beside) == 60
+
+
+@needs_mt_bench
+def test_own_wording_serves_every_question_too(replies: Replies) -> None:
+    questions = with_references(
+        read_questions(MT_BENCH / "question.jsonl", "mt_bench"), MT_BENCH / "reference_answer-gpt-4.jsonl"
+    )
+    cases = [Case(q.turns, ("a", "b"), None, q.references, q.category) for q in questions]
+    judged = judged_by("mt_bench", {}, cases, lambda body: completion("[[3]]"), replies)
+    assert [j.score.value for j in judged] == [3.0] * 80
+
+
+@needs_mt_bench
+def test_references_of_other_questions_are_told(tmp_path: Path) -> None:
+    questions = read_questions(MT_BENCH / "question.jsonl", "mt_bench")
+    with pytest.raises(InputError, match="belong to other questions"):
+        with_references(questions[:20], MT_BENCH / "reference_answer-gpt-4.jsonl")
+
+
+@pytest.mark.skipif(not (DATA / "self-instruct").is_dir(), reason=f"data not found at {DATA.name}/ beside the project")
+def test_real_instructions_as_alpaca_eval_questions(replies: Replies, tmp_path: Path) -> None:
+    """252 real instructions with their targets as the baseline, through the judge and into annotations."""
+    records = [r for _, r in read_jsonl(DATA / "self-instruct" / "user_oriented_instructions.jsonl")]
+    rows = []
+    for record in records:
+        instance = record["instances"][0]
+        text = f"{record['instruction']}\n\n{instance['input']}".strip()
+        rows.append(
+            {"instruction": f"{text} ({record['id']})", "output": instance["output"], "dataset": "selfinstruct"}
+        )
+    (tmp_path / "q.json").write_text(json.dumps(rows))
+    questions = read_questions(tmp_path / "q.json", "alpaca_eval")
+    baseline = read_baseline(tmp_path / "q.json", "alpaca_eval", questions)
+    cases = [Case(q.turns, ("an answer",), baseline[q.id]) for q in questions]
+    judged = judged_by("alpaca_eval", {"prompt": "own"}, cases, with_logprobs, replies)
+    assert len(judged) == 252
+    assert all(j.score.value is not None for j in judged)

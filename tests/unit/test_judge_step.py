@@ -1,0 +1,209 @@
+"""The step judge on a small results folder: scores, cache, cap, keys, and the way into the table of metrics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from judge_server import FaultyServer, completion
+
+from selfcontrast import artifacts, cli, plugins
+from selfcontrast.judge_tables import read_judgements
+from selfcontrast.judging.contests import conversation
+from selfcontrast.layout import Layout
+from selfcontrast.schema import Judge
+from selfcontrast.steps import judge
+
+ROOT = Path(__file__).resolve().parents[2]
+QUESTION = "Tom plays golf. Tom lives in Rome. Tom keeps a cat. Where does Tom live, and which game does Tom play?"
+GOOD = "Of course! Tom lives in Rome and plays golf."
+BAD = "Tom lives in Rome."
+PROMPTS = [f"p{i}" for i in range(6)]
+ANSWERS = {"sft-none-n0": [BAD] * 6, "dpo-all-n1": [GOOD] * 4 + [BAD] * 2, "spin-all-n1": [""] * 6}
+
+
+@pytest.fixture(autouse=True)
+def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(cli, "_limit_threads", lambda threads: None)
+    monkeypatch.setattr("selfcontrast.judging.limits.FIRST_PAUSE_S", 0.01)
+    monkeypatch.chdir(ROOT)
+
+
+def write_manifest(folder: Path) -> None:
+    outputs = {p.name: artifacts.sha256(p) for p in folder.iterdir() if p.name != "manifest.json"}
+    artifacts.write_json(folder / "manifest.json", {"outputs": outputs, "report": {}})
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return a results folder with three arms, two seeds and six prompts; the first is the second turn of a dialogue."""
+    greeting = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hello, how can I help?"}]
+    rows = [
+        {"prompt_id": p, "messages": [*(greeting if p == "p0" else []), {"role": "user", "content": QUESTION}]}
+        for p in PROMPTS
+    ]
+    artifacts.write_jsonl(tmp_path / "hh/prompts/dialogues.jsonl.gz", rows, compress=True)
+    write_manifest(tmp_path / "hh/prompts")
+    base = tmp_path / "hh/pocket"
+    artifacts.write_table(base / "prompts/test.parquet", {"prompt_id": PROMPTS, "target": [GOOD] * 6})
+    write_manifest(base / "prompts")
+    for arm, texts in ANSWERS.items():
+        for seed in (0, 1):
+            folder = base / "arms" / arm / f"s{seed}" / "eval" / "test"
+            columns = {"prompt_id": PROMPTS, "response_id": ["eval.0"] * 6, "text": texts}
+            artifacts.write_table(folder / "responses.parquet", columns)
+            write_manifest(folder)
+    return tmp_path
+
+
+@pytest.fixture
+def run(root: Path) -> Callable[..., int]:
+    def run(**keys: Any) -> int:
+        chosen = Judge(**{"kind": "pairwise", "model": "m", **keys}).checked("judges", "judge")
+        spec = {
+            "judge": chosen.model_dump(),
+            "questions": None,
+            "split": "test",
+            "datasets": {"hh": [*ANSWERS]},
+            "models": ["pocket"],
+            "seeds": [0, 1],
+            "baseline": "sft-none-n0",
+        }
+        artifacts.write_json(root / "judges/one/spec.json", spec)
+        out = root / "judges/one/manifest.json"
+        return judge.main(["--spec", str(root / "judges/one/spec.json"), "--out", str(out)])
+
+    return run
+
+
+def summary(root: Path, figure: str = "score") -> dict[tuple[str, str], list[str]]:
+    """Return value, error, n and nulls of one figure by arm and seed."""
+    lines = (root / "judges/one/summary.tsv").read_text().splitlines()[1:]
+    rows = [line.split("\t") for line in lines]
+    return {(r[2], r[3]): r[5:] for r in rows if r[4] == figure}
+
+
+def test_pocket_judge_gives_the_rates_of_the_grades(run, root: Path) -> None:
+    """Four wins and two ties of six: 5/6. Empty answers lose. The SFT model does not meet itself."""
+    assert run(server={"kind": "pocket"}) == 0
+    found = summary(root)
+    assert {key: float(row[0]) for key, row in found.items()} == {
+        **{("dpo-all-n1", s): pytest.approx(5 / 6, abs=1e-5) for s in "01"},
+        **{("spin-all-n1", s): 0.0 for s in "01"},
+    }
+    assert found["dpo-all-n1", "0"][2:] == ["6", "0"]
+    assert {*summary(root, "length_controlled")} == {*found}
+    table = artifacts.read_table(root / "judges/one/judgements.parquet")
+    assert len(table["value"]) == 2 * 2 * 6
+    assert (root / "judges/one/files/hh-pocket-dpo-all-n1-s0/annotations.json").is_file()
+
+
+def test_second_run_starts_no_server_and_writes_the_same_bytes(run, root: Path) -> None:
+    assert run(server={"kind": "pocket"}) == 0
+    names = ["manifest.json", "judgements.parquet", "summary.tsv", "replies.jsonl", "files"]
+    before = [artifacts.sha256(root / "judges/one" / n) for n in names]
+    log = root / "judges/one/server.log"
+    log.unlink()
+    assert run(server={"kind": "pocket"}) == 0
+    assert [artifacts.sha256(root / "judges/one" / n) for n in names] == before
+    assert not log.exists()
+
+
+def test_against_the_target_and_on_fewer_prompts(run, root: Path) -> None:
+    assert run(server={"kind": "pocket"}, opponent="target", prompts=5) == 0
+    found = summary(root)
+    assert float(found["dpo-all-n1", "0"][0]) == pytest.approx((4 * 0.5) / 5)
+    assert float(found["sft-none-n0", "0"][0]) == 0
+    assert found["sft-none-n0", "0"][2] == "5"
+
+
+def test_judge_that_mumbles_is_counted_and_refused_beyond_max_nulls(
+    run, root: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """The judge has no verdict on dialogues: prompt p0, one of six."""
+
+    def mumble(body: dict) -> dict:
+        return completion("well" if "Human:" in body["messages"][-1]["content"] else "[[A]]")
+
+    with FaultyServer(mumble) as server:
+        assert run(endpoint={"url": server.url}) == 2
+        assert "4 of 24: 4 no verdict in the reply" in capfd.readouterr().err
+        assert not (root / "judges/one/manifest.json").exists()
+        assert run(endpoint={"url": server.url}, max_nulls=0.2) == 0
+        n_asked = server.answered.total()
+    manifest = artifacts.read_json(root / "judges/one/manifest.json")
+    assert manifest["report"]["nulls"] == {"no verdict in the reply": 4}
+    assert summary(root)["dpo-all-n1", "0"][2:] == ["5", "1"]
+    requests = {json.loads(line)["key"] for line in (root / "judges/one/replies.jsonl").read_text().splitlines()}
+    assert n_asked == len(requests)
+
+
+def test_failed_requests_are_nulls_that_the_next_run_asks_again(run, root: Path) -> None:
+    faults = ["400"]
+    plan = lambda body: faults if "Human:" in body["messages"][-1]["content"] else []  # noqa: E731
+    with FaultyServer(lambda body: completion("[[A]]"), plan) as server:
+        assert run(endpoint={"url": server.url}, max_nulls=0.2) == 0
+        assert artifacts.read_json(root / "judges/one/manifest.json")["report"]["nulls"] == {"no reply": 4}
+        assert run(endpoint={"url": server.url}) == 0
+    assert artifacts.read_json(root / "judges/one/manifest.json")["report"]["nulls"] == {}
+
+
+def test_cap_ends_the_step_with_one_message(run, capfd: pytest.CaptureFixture) -> None:
+    limits = {"input_usd": 1.0, "output_usd": 1.0, "cap_usd": 0.0025}
+    with FaultyServer(lambda body: completion("[[A]]")) as server:
+        assert run(endpoint={"url": server.url}, limits=limits) == 2
+    assert "spending cap is reached" in capfd.readouterr().err
+
+
+def test_missing_api_key_is_told_before_anything_is_sent(run, capfd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with FaultyServer(lambda body: completion("[[A]]")) as server:
+        assert run(endpoint={"url": server.url, "key_env": "NO_SUCH_KEY"}) == 2
+        assert "the environment variable NO_SUCH_KEY is not set" in capfd.readouterr().err
+        assert not server.seen
+        monkeypatch.setenv("NO_SUCH_KEY", "sk-1")
+        assert run(endpoint={"url": server.url, "key_env": "NO_SUCH_KEY"}) == 0
+
+
+def test_repeats_are_asked_each_and_averaged(run, root: Path) -> None:
+    with FaultyServer(lambda body: completion("[[C]]")) as server:
+        assert run(endpoint={"url": server.url}, repeats=3) == 0
+        assert set(server.answered.values()) == {3}
+    assert float(summary(root)["dpo-all-n1", "0"][0]) == 0.5
+
+
+def test_judgements_become_a_metric_over_the_prompts_that_all_arms_have(run, root: Path) -> None:
+    """A prompt without a score in one arm is left out of all; the rest keeps its order."""
+    from selfcontrast.config import load_study
+
+    def mumble(body: dict) -> dict:
+        text = body["messages"][-1]["content"]
+        return completion("well" if "Human:" in text and GOOD in text else "[[C]]")
+
+    with FaultyServer(mumble) as server:
+        assert run(endpoint={"url": server.url}, max_nulls=0.2) == 0
+    study = load_study("smoke")
+    found = read_judgements(study, Layout(root, "hh", "pocket"), [*ANSWERS], "one")
+    assert found.left_out == 1
+    assert found.values.keys() == {"dpo-all-n1", "spin-all-n1"}
+    assert all(np.array_equal(v, np.full((2, 5), 0.5)) for v in found.values.values())
+    assert found.resamples is not None
+    assert found.resamples.prompts.shape == (study.evaluation.bootstrap, 5)
+
+
+def test_dialogue_is_shown_with_its_speakers() -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    assert conversation(turns) == "Human: a\n\nAssistant: b\n\nHuman: c"
+    assert conversation(turns[:1]) == "a"
+
+
+def test_every_plug_in_of_judges_takes_its_keys_beside_the_common_ones() -> None:
+    for name in plugins.names("judges"):
+        chosen = Judge(kind=name, model="m", server={"kind": "pocket"}).checked("judges", "judge")  # type: ignore[arg-type]
+        assert chosen.params == plugins.load("judges", name).Params().model_dump()
+        assert chosen.model == "m"
