@@ -70,7 +70,10 @@ def gather(folder: Path, split: dict[str, list[Any]], shards: Sequence[Sequence[
     from selfcontrast.steps import gather_pool
 
     prompts = write_step(folder / "m/prompts/manifest.json", pool=split)
-    manifests = [write_step(folder / f"shards/{i}/manifest.json", shard=as_table(s)) for i, s in enumerate(shards)]
+    inputs = {"m/prompts": artifacts.sha256(prompts), "m/sft": "1" * 64}
+    manifests = [
+        write_step(folder / f"shards/{i}/manifest.json", inputs, shard=as_table(s)) for i, s in enumerate(shards)
+    ]
     return run(gather_pool.work, folder / "pools/sft/manifest.json", prompts=prompts, shards=manifests)
 
 
@@ -110,15 +113,26 @@ def test_report_of_a_pool_by_hand(tmp_path: Path) -> None:
 
 
 def test_shards_of_another_pool_are_refused(tmp_path: Path) -> None:
+    from selfcontrast.steps import gather_pool
+
     split = split_of(2)
     first, second = (responses_of(p, 2) for p in split["prompt_id"])
     with pytest.raises(InputError, match="prompts that are not in the split") as error:
         gather(tmp_path, split, [[*first, *responses_of("other", 1)]])
     assert "found: other" in str(error.value)
-    with pytest.raises(InputError, match="hold a response twice"):
+    with pytest.raises(InputError, match=r"same response\n  found: 1, among them sft\.1 of prompt p00"):
         gather(tmp_path, split, [first, [*first[1:], *second]])
     with pytest.raises(InputError, match="not in the order of the prompts"):
         gather(tmp_path, split, [[*second, *first]])
+    manifest = tmp_path / "shards/0/manifest.json"
+    artifacts.write_json(manifest, artifacts.read_json(manifest) | {"inputs": {"m/prompts": "0" * 64}})
+    with pytest.raises(InputError, match="shard of the pool is stale"):
+        run(
+            gather_pool.work,
+            tmp_path / "x/manifest.json",
+            prompts=tmp_path / "m/prompts/manifest.json",
+            shards=[manifest],
+        )
 
 
 # The reference's log-probabilities
