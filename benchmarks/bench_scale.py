@@ -97,6 +97,7 @@ def build(study: Study, n_prompts: int, n_responses: int, tokens: int, n_shards:
     )
     write_step(study.prompts, {}, pool=split)
     write_step(study.policy, {})
+    inputs = {"m/prompts": artifacts.sha256(study.prompts), "m/sft": artifacts.sha256(study.policy)}
     for shard in range(n_shards):
         mine = ids[shard::n_shards]
         rows = len(mine) * n_responses
@@ -109,7 +110,7 @@ def build(study: Study, n_prompts: int, n_responses: int, tokens: int, n_shards:
                 "finish": ["stop"] * rows,
             }
         )
-        write_step(study.shards / f"{shard:03}/manifest.json", {}, shard=table)
+        write_step(study.shards / f"{shard:03}/manifest.json", inputs, shard=table)
 
 
 def build_logps(study: Study, tokens: int, n_shards: int) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from selfcontrast import plugins
-from selfcontrast.judge_schema import Judge
 from selfcontrast.judging.cases import Case
 from selfcontrast.judging.exchange import BYTES_PER_TOKEN
 from selfcontrast.judging.limits import Prices
 from selfcontrast.judging.panel import Panel, Plan, plan
 from selfcontrast.judging.questions import Question, read_questions
-from selfcontrast.schema import Study
+from selfcontrast.schema import Judge, Study
 
 
 def price_of(study: Study, judge: Judge, *, n_arms: int, n_prompts: int) -> Plan:
@@ -31,8 +30,8 @@ def price_of(study: Study, judge: Judge, *, n_arms: int, n_prompts: int) -> Plan
         questions, longest = read_questions(Path(asked.path), asked.layout), asked.max_new_tokens
         n_each = len(study.seeds)
     else:
-        longest = e.max_new_tokens
         context = max(m.max_length for m in study.models.values())
+        longest = e.max_new_tokens or context
         questions = [Question("", ("?" * (context // 2 * BYTES_PER_TOKEN),))]
         n_each = len(study.seeds) * judge.samples * min(n_prompts, judge.prompts or n_prompts)
     text = "." * (longest * BYTES_PER_TOKEN)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,33 +39,13 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     import numpy as np
 
     split = step.open(args.prompts).arrow("pool.parquet", ["prompt_id", "target"])
-    # Not noted as inputs: the pool is the same for any number of shards, and so is its manifest.
-    shards: list[Path] = []
-    first: dict[str, str] = {}
-    for manifest in args.shards:
-        shard = artifacts.Artifact.open(manifest)
-        _check_origin(shard, step.inputs if not shards else first)
-        first = shard.manifest["inputs"]
-        step.join_template(shard.manifest.get("template_sha256"), where=str(manifest))
-        shards.append(shard.path("shard.parquet"))
-    prompts, numbers = _keys(shards, split["prompt_id"].combine_chunks())
-    order = np.lexsort([np.concatenate(numbers), np.concatenate(prompts)])
-    places = np.empty_like(order)
-    places[order] = np.arange(len(order))
-    prompt = np.concatenate(prompts)[order]  # of each row of the pool
-    if (same := (np.diff(prompt) == 0) & (np.diff(np.concatenate(numbers)[order]) == 0)).any():
-        raise InputError(
-            "shards hold a response twice",
-            found=f"{same.sum()} responses, among them one to prompt {split['prompt_id'][prompt[same.argmax()]]}",
-            where=str(args.shards[0]),
-            remedy=joins.REMEDY,
-        )
+    shards = _open(args.shards, step)
+    by_shard, prompt = _places(shards, split["prompt_id"].combine_chunks())
     counts: Counter[str] = Counter()
     pieces = np.arange(PROMPTS_AT_A_TIME, len(split) + PROMPTS_AT_A_TIME, PROMPTS_AT_A_TIME)
     cuts = [int(c) for c in np.unique(np.searchsorted(prompt, pieces)) if c]
     start = 0
     with step.table_writer("responses.parquet", COLUMNS) as writer:
-        by_shard = np.split(places, np.cumsum([len(p) for p in prompts])[:-1])
         for rows, end in zip(joins.merge(shards, by_shard, cuts, COLUMNS), cuts, strict=True):
             writer.write(rows)
             targets = split["target"].take(prompt[start:end]).to_pylist()
@@ -74,45 +54,67 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     n_answered = len(np.unique(prompt))
     step.report = {
         "prompts": len(split),
-        "responses": len(order),
+        "responses": len(prompt),
         "prompts_without_response": len(split) - n_answered,
         **{key: counts[key] for key in COUNTED},
     }
 
 
-def _check_origin(shard: artifacts.Artifact, expected: Mapping[str, str]) -> None:
-    """Raise InputError if a shard was made from another state of an input."""
-    if any(shard.manifest["inputs"].get(name, digest) != digest for name, digest in expected.items()):
-        raise InputError(
-            "a shard of the pool is stale: it belongs to other prompts, or to another policy than the first one",
-            where=str(shard.manifest_path),
-            remedy="delete that file's folder and run snakemake again",
-        )
+def _open(manifests: Sequence[Path], step: cli.Step) -> list[Path]:
+    """Return the tables of the shards.
+
+    They are not noted as inputs: the pool is the same for any number of shards, and so is its manifest.
+    """
+    shards = [artifacts.Artifact.open(manifest) for manifest in manifests]
+    for shard in shards:
+        step.join_template(shard.manifest.get("template_sha256"), where=str(shard.manifest_path))
+        made_from = shard.manifest["inputs"]
+        if made_from != shards[0].manifest["inputs"] or any(made_from.get(k) != v for k, v in step.inputs.items()):
+            raise InputError(
+                "a shard of the pool is stale: it belongs to other prompts, or to another policy than the first one",
+                where=str(shard.manifest_path),
+                remedy="delete that file's folder and run snakemake again",
+            )
+    return [shard.path("shard.parquet") for shard in shards]
 
 
-def _keys(shards: Sequence[Path], prompt_ids: pa.Array) -> tuple[list[ndarray], list[ndarray]]:
-    """Return the place of its prompt and its own number, for each row of each shard."""
+def _places(shards: Sequence[Path], prompt_ids: pa.Array) -> tuple[list[ndarray], ndarray]:
+    """Return the place in the pool of each row of each shard, and the place in the split of each row's prompt."""
     import numpy as np
 
-    prompts, numbers = [], []
+    prompts, numbers = ([np.zeros(0, np.int64)] for _ in range(2))
+    sizes: list[int] = []
     unknown: set[str] = set()
+    names: dict[int, str] = {}
     for path in shards:
-        found, counted = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        sizes.append(0)
         for batch in parquet.read_batches(path, ["prompt_id", "response_id"]):
-            found.append(joins.find(batch["prompt_id"], prompt_ids))
-            unknown.update(batch["prompt_id"].filter(found[-1] < 0).to_pylist())
+            prompts.append(joins.find(batch["prompt_id"], prompt_ids))
+            unknown.update(batch["prompt_id"].filter(prompts[-1] < 0).to_pylist())
             ids = batch["response_id"].dictionary_encode()
-            number = np.array([int(i.rsplit(".", 1)[1]) for i in ids.dictionary.to_pylist()])
-            counted.append(number[ids.indices.to_numpy()])
-        prompts.append(np.concatenate(found))
-        numbers.append(np.concatenate(counted))
+            counted = {name: int(name.rsplit(".", 1)[1]) for name in ids.dictionary.to_pylist()}
+            names |= {n: name for name, n in counted.items()}
+            numbers.append(np.array(list(counted.values()))[ids.indices.to_numpy()])
+            sizes[-1] += len(batch)
     if unknown:
         raise InputError(
             "shards hold prompts that are not in the split",
             found=", ".join(sorted(unknown)[:3]),
             remedy="delete the pool's folder and run snakemake again",
         )
-    return prompts, numbers
+    prompt, number = np.concatenate(prompts), np.concatenate(numbers)
+    order = np.lexsort([number, prompt])
+    prompt, number = prompt[order], number[order]
+    if (twice := np.flatnonzero((np.diff(prompt) == 0) & (np.diff(number) == 0))).size:
+        raise InputError(
+            "two shards hold the same response",
+            found=f"{len(twice)}, among them {names[int(number[twice[0]])]} of prompt {prompt_ids[prompt[twice[0]]]}",
+            where=str(shards[0]),
+            remedy=joins.REMEDY,
+        )
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    return np.split(places, np.cumsum(sizes)[:-1]), prompt
 
 
 def _count(prompts: list[int], texts: list[str], targets: list[str], finish: list[str]) -> Counter[str]:

@@ -95,23 +95,20 @@ def _token_groups(args: argparse.Namespace, step: cli.Step, objective: Objective
     response_ids = {TARGET: 0, ELSEWHERE: 1}
     prompts, named, records = _read_groups(args, step, objective, prompt_ids, response_ids)
     keys, n_ids = joins.Keys(prompt_ids, list(response_ids)), len(response_ids)
-    wanted = np.unique(np.concatenate([p * n_ids + r for p, r in zip(prompts, named, strict=True)]))
-    members = [np.searchsorted(wanted, p * n_ids + r) for p, r in zip(prompts, named, strict=True)]
+    members = [p * n_ids + r for p, r in zip(prompts, named, strict=True)]
+    wanted = np.unique(np.concatenate(members))
+    elsewhere = prompts * n_ids + response_ids[ELSEWHERE]
+    drift, shared = objective.needs("drift"), objective.needs("shared")
+    scored = np.union1d(wanted, elsewhere) if drift else wanted
 
     pool = step.open(args.pool).batches("responses.parquet", ["prompt_id", "response_id", "response_ids"])
     row, found = joins.pick(pool, keys, wanted, ["response_ids"])
     is_target = wanted % n_ids == response_ids[TARGET]
     row[is_target] = sum(map(len, found["response_ids"])) + wanted[is_target] // n_ids  # the targets come last
-    tokens = Ragged([*found["response_ids"], *split["target_ids"].chunks])
-
-    drift, shared = objective.needs("drift"), objective.needs("shared")
-    elsewhere = prompts * n_ids + response_ids[ELSEWHERE]
-    scored = np.union1d(wanted, elsewhere) if drift else wanted
     columns = ["logp", "token_logps"] if shared else ["logp"]
     batches = _reference(args, step).batches("logps.parquet", ["prompt_id", "response_id", *columns])
     scored_row, reference = joins.pick(batches, keys, scored, columns)
-    missing = [*wanted[row < 0], *scored[scored_row < 0]]
-    if missing:
+    if missing := [*wanted[row < 0], *scored[scored_row < 0]]:
         raise InputError(
             "a response of a group has no reference log-probability",
             found=keys.name(missing[0]),
@@ -119,20 +116,16 @@ def _token_groups(args: argparse.Namespace, step: cli.Step, objective: Objective
             remedy="delete that file's folder and run snakemake again",
         )
     logp = np.concatenate([column.to_numpy() for column in reference["logp"]])[scored_row]
-    of_wanted = np.searchsorted(scored, wanted)
+    of_wanted, of_elsewhere = np.searchsorted(scored, wanted), np.searchsorted(scored, elsewhere)
+    targets = Ragged(split["target_ids"].chunks)
     return StoredGroups(
-        Ragged(split[column].chunks).take(prompts),
-        members,
-        records,
-        tokens.take(row),
-        logp[of_wanted],
-        Ragged(reference["token_logps"]).take(scored_row[of_wanted]) if shared else None,
-        (
-            Ragged(split["target_ids"].chunks).take((prompts + 1) % len(prompt_ids)),
-            logp[np.searchsorted(scored, elsewhere)],
-        )
-        if drift
-        else None,
+        prompts=Ragged(split[column].chunks).take(prompts),
+        members=[np.searchsorted(wanted, m) for m in members],
+        records=records,
+        tokens=Ragged([*found["response_ids"], *split["target_ids"].chunks]).take(row),
+        logp=logp[of_wanted],
+        token_logps=Ragged(reference["token_logps"]).take(scored_row[of_wanted]) if shared else None,
+        elsewhere=(targets.take((prompts + 1) % len(targets)), logp[of_elsewhere]) if drift else None,
     )
 
 

@@ -75,7 +75,7 @@ def test_a_shard_of_other_prompts_or_of_another_policy_is_stale(tmp_path: Path, 
 
 
 def test_a_response_in_two_shards_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"(?s)hold a response twice.*1 responses, among them one to prompt b"):
+    with pytest.raises(InputError, match=r"(?s)hold the same response.*1, among them sft\.1 of prompt b"):
         gather(write_shards(tmp_path, [KEYS[:4], KEYS[3:]]), tmp_path)
 
 

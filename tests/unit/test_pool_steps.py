@@ -70,7 +70,10 @@ def gather(folder: Path, split: dict[str, list[Any]], shards: Sequence[Sequence[
     from selfcontrast.steps import gather_pool
 
     prompts = write_step(folder / "m/prompts/manifest.json", pool=split)
-    manifests = [write_step(folder / f"shards/{i}/manifest.json", shard=as_table(s)) for i, s in enumerate(shards)]
+    inputs = {"m/prompts": artifacts.sha256(prompts), "m/sft": "1" * 64}
+    manifests = [
+        write_step(folder / f"shards/{i}/manifest.json", inputs, shard=as_table(s)) for i, s in enumerate(shards)
+    ]
     return run(gather_pool.work, folder / "pools/sft/manifest.json", prompts=prompts, shards=manifests)
 
 
@@ -110,15 +113,26 @@ def test_report_of_a_pool_by_hand(tmp_path: Path) -> None:
 
 
 def test_shards_of_another_pool_are_refused(tmp_path: Path) -> None:
+    from selfcontrast.steps import gather_pool
+
     split = split_of(2)
     first, second = (responses_of(p, 2) for p in split["prompt_id"])
     with pytest.raises(InputError, match="prompts that are not in the split") as error:
         gather(tmp_path, split, [[*first, *responses_of("other", 1)]])
     assert "found: other" in str(error.value)
-    with pytest.raises(InputError, match="hold a response twice"):
+    with pytest.raises(InputError, match=r"same response\n  found: 1, among them sft\.1 of prompt p00"):
         gather(tmp_path, split, [first, [*first[1:], *second]])
     with pytest.raises(InputError, match="not in the order of the prompts"):
         gather(tmp_path, split, [[*second, *first]])
+    manifest = tmp_path / "shards/0/manifest.json"
+    artifacts.write_json(manifest, artifacts.read_json(manifest) | {"inputs": {"m/prompts": "0" * 64}})
+    with pytest.raises(InputError, match="shard of the pool is stale"):
+        run(
+            gather_pool.work,
+            tmp_path / "x/manifest.json",
+            prompts=tmp_path / "m/prompts/manifest.json",
+            shards=[manifest],
+        )
 
 
 # The reference's log-probabilities
@@ -233,6 +247,69 @@ def test_rows_in_another_order_are_refused(tmp_path: Path, order: str) -> None:
         order = "abc"
     with pytest.raises(InputError, match="not in the order of the prompts"):
         list(by_prompt(list(order), pools.responses, ["response_id"]))
+
+
+# Scores and selection
+
+
+def score_pool(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, list[Row]]:
+    """Gather and score a pool of three prompts, four answers to each, by the length of a text; return both manifests."""
+    from selfcontrast import plugins
+    from selfcontrast.steps import score
+
+    split = split_of(3)
+    texts = ["one", "three", "", "three"]
+    rows = [(p, f"sft.{j}", t, [j], "stop") for p in split["prompt_id"] for j, t in enumerate(texts)]
+    gather(folder, split, [rows])
+    by_length = SimpleNamespace(
+        Params=SimpleNamespace,
+        score=lambda pools, prompts, params: [[len(a.text) for a in p.answers] for _ in (list(pools),) for p in pools],
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(plugins, "load", lambda kind, name: by_length)
+        patch.setattr(score, "PROMPTS_AT_A_TIME", 2)
+        prompts, pool = folder / "m/prompts/manifest.json", folder / "pools/sft/manifest.json"
+        scores = folder / "scores/length/manifest.json"
+        report = run(score.work, scores, {"kind": "x", "params": {}}, prompts=prompts, split="pool", responses=pool)
+    assert report == {"prompts": 3, "responses": 12, "distinct_texts": 3}
+    return pool, scores, rows
+
+
+def test_every_answer_and_every_target_has_its_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scorer may loop over the pools twice. A target is `target 0`, of eight letters."""
+    _, scores, rows = score_pool(tmp_path, monkeypatch)
+    found = artifacts.read_table(scores.parent / "scores.parquet")
+    expected = [(p, r, float(len(text))) for p, r, text, *_ in rows]
+    for i, p in enumerate(split_of(3)["prompt_id"]):
+        expected.insert(5 * i + 4, (p, TARGET, 8.0))
+    assert list(zip(*found.values(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("with_scores", [True, False])
+def test_groups_carry_the_scores_of_their_negatives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_scores: bool
+) -> None:
+    """Without repeated and empty texts `one` and `three` are left; common_n is above every pool and so not asked for."""
+    from selfcontrast.steps import select_groups
+
+    pool, scores, _ = score_pool(tmp_path, monkeypatch)
+    params = {"pool": "sft", "dedup": True, "scorer": "length" if with_scores else None}
+    spec = {"n": 2, "common_n": 16, "nested": True, "seed": 1, "kind": "target", "params": params}
+    report = run(
+        select_groups.work,
+        tmp_path / "groups/s0/manifest.json",
+        spec,
+        prompts=tmp_path / "m/prompts/manifest.json",
+        pool=pool,
+        scores=scores if with_scores else None,
+        seed=0,
+    )
+    groups = [record for _, record in artifacts.read_jsonl(tmp_path / "groups/s0/groups.jsonl")]
+    assert [g["prompt_id"] for g in groups] == split_of(3)["prompt_id"]
+    assert all(g["rejected"] == ["sft.0", "sft.1"] and g["chosen"] == TARGET for g in groups)
+    assert all(g["score"] == ([3.0, 5.0] if with_scores else None) for g in groups)
+    assert report["common_n"] == 0
+    assert report["answers_left_out"] == {"empty": 3, "repeated text": 3}
 
 
 # Groups for training
