@@ -115,6 +115,8 @@ def _all_stages(study: Study, machine: Machine, results: Path) -> Iterator[Stage
         rows = data.splits.sft + data.splits.validation + data.splits.test
         if data.world is not None:
             yield _small("world", machine, rows)
+        if data.hub is not None:
+            yield _small("fetch", machine, rows)
         yield _small("prompts", machine, rows)
     for name, model in study.models.items():
         if model.scratch is not None:
@@ -192,6 +194,7 @@ class _Planner:
         """Yield the stages in the order of the workflow."""
         splits = self.study.datasets[self.dataset].splits
         yield _small("encode", self.machine, splits.sft + splits.validation + splits.test)
+        yield _small("lint", self.machine, splits.sft + splits.validation + splits.test)
         yield self._sft()
         arms = arms_of(self.study, self.dataset)
         trained = [a for a in arms.values() if a.is_trained]
@@ -208,6 +211,7 @@ class _Planner:
             answers = self.n_pool * self._n_responses(pool_of(self.study, arm.selection))
             yield _small("select_groups", self.machine, answers, jobs=len(self.study.seeds))
             yield self._train(arm)
+        yield _small("negatives", self.machine, len(trained) * self.n_pool)
         yield self._respond(len(arms))
         e = self.study.evaluation
         held_out = getattr(splits, e.split) * (e.samples + 1)
