@@ -84,8 +84,17 @@ def _provenance(study: Study, root: Path, lock: Path) -> dict[str, Any]:
         "seed": study.seed,
         "seeds": list(study.seeds),
         "study": study.model_dump(mode="json"),
+        "records": {dataset: _records(study, root, dataset) for dataset in study.datasets},
         "manifests": {p.relative_to(root).as_posix(): artifacts.sha256(p) for p in manifests},
     }
+
+
+def _records(study: Study, root: Path, dataset: str) -> dict[str, str]:
+    """Return the hash of a data set's records and, if they came from the hub, the commit."""
+    found = {"sha256": artifacts.read_json(root / dataset / "prompts" / artifacts.MANIFEST)["inputs"]["records"]}
+    if study.datasets[dataset].hub is not None:
+        found["commit"] = artifacts.read_json(root / dataset / "fetch" / artifacts.MANIFEST)["report"]["commit"]
+    return found
 
 
 def _is_current(parts: tuple[str, ...], study: Study) -> bool:

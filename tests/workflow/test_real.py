@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import subprocess
 import sys
 
@@ -56,6 +58,8 @@ def test_real_dialogues_and_checkpoint_end_in_tables_and_figures(real):
     assert adaptor["dropped: the prompts of chosen and rejected differ"] == 5
     assert counts["split", "test"] == 16
     assert (root / "figures/scaling/scaling.pdf").stat().st_size > 1000
+    provenance = json.loads((root / "tables/provenance.json").read_text())
+    assert provenance["records"] == {"harmless": {"sha256": hashlib.sha256(RECORDS.read_bytes()).hexdigest()}}
     table = (root / "tables/main.md").read_text()
     assert "selfcontrast-least50-n4" in table
     assert "wins vs target" not in table  # the judge is likeness to the target: such a rate would mean nothing
