@@ -94,7 +94,7 @@ smoke: env ## the smoke study end to end: same bytes in two directories, after k
 test-slurm: env ## the smoke study on a real one-node Slurm, brought up and torn down here; as root, with Debian's packages
 	@{ command -v slurmctld && command -v slurmd && command -v munged; } > /dev/null \
 		|| test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null \
-		|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends $(SLURM_PACKAGES) > /dev/null; } \
+		|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM_PACKAGES) > /dev/null; } \
 		|| echo "The packages $(SLURM_PACKAGES) cannot be installed here."
 	pytest -p no:xdist -m slurm -s tests/slurm
 
