@@ -14,7 +14,7 @@ TORCH := torch==2.13.0
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env tiny run show report publish check test lint types unit smoke bench-train bench-generate bench-similarity clean
+.PHONY: help env tiny run show report publish check test lint types unit smoke bench-train bench-generate bench-similarity bench-judge clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,9 @@ bench-generate: env ## sampling against transformers.generate, with the SFT mode
 
 bench-similarity: env ## score and filter 1,000,000 answers: speed and peak memory
 	python benchmarks/bench_similarity.py
+
+bench-judge: env ## overhead of the judge client for each request
+	python benchmarks/bench_judge.py
 
 clean: ## remove the results of STUDY
 	rm -rf results/$(STUDY)
