@@ -16,7 +16,7 @@ VLLM := $(abspath .venv-vllm)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env env-vllm tiny run plan show report publish check calibrate-judges test lint types unit smoke test-slurm test-vllm vllm-if-there bench-train bench-generate bench-similarity bench-scale clean
+.PHONY: help env env-vllm tiny run plan show report publish check calibrate-judges test lint types unit smoke test-slurm test-vllm vllm-if-there bench-train bench-generate bench-similarity bench-scale bench-judge clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -116,6 +116,9 @@ bench-similarity: env ## score and filter 1,000,000 answers: speed and peak memo
 
 bench-scale: env ## the steps that read a whole pool: seconds and peak memory on a synthetic pool
 	python benchmarks/bench_scale.py
+
+bench-judge: env ## overhead of the judge client for each request
+	python benchmarks/bench_judge.py
 
 clean: ## remove the results of STUDY
 	rm -rf results/$(STUDY)
