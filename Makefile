@@ -14,7 +14,7 @@ TORCH := torch==2.13.0
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env tiny run show report publish check calibrate-judges test lint types unit smoke bench-train bench-generate bench-similarity clean
+.PHONY: help env tiny run show report publish check calibrate-judges test lint types unit smoke bench-train bench-generate bench-similarity bench-tables clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,9 @@ bench-train: env ## preference training against TRL, on this machine (about 10 m
 
 bench-generate: env ## sampling against transformers.generate, with the SFT model of a finished `tiny`
 	python benchmarks/bench_generate.py
+
+bench-tables: env ## tables of a synthetic study of 100 arms: under 60 s and 1 GiB
+	python benchmarks/bench_tables.py
 
 bench-similarity: env ## score and filter 1,000,000 answers: speed and peak memory
 	python benchmarks/bench_similarity.py
