@@ -223,3 +223,12 @@ class Artifact:
     def table(self, name: str, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
         """Return one parquet output as columns."""
         return read_table(self.path(name), columns)
+
+    def lengths(self, name: str, column: str) -> list[int]:
+        """Return the lengths of a column of lists, batch by batch: the tokens of a large pool do not fit into memory."""
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self.path(name)) as file:
+            parts = (pc.list_value_length(batch.column(0)) for batch in file.iter_batches(columns=[column]))
+            return [n for part in parts for n in part.to_pylist()]

@@ -85,11 +85,16 @@ def specs(**changes: object) -> dict[str, Spec]:
     return expand_specs(study(**changes))
 
 
+def is_summary(key: str) -> bool:
+    """Return whether a spec is of a step that looks at all arms, or at all their negatives."""
+    return key == "summary" or key.endswith("/negatives")
+
+
 def difference(**changes: object) -> tuple[set[str], set[str], set[str]]:
-    """Return the keys of the specs that a change of the study changes, adds and removes; `summary` always changes."""
+    """Return the keys of the specs that a change of the study changes, adds and removes, but for those of all arms."""
     before, after = specs(), specs(**changes)
     assert before["summary"] != after["summary"]
-    both = before.keys() & after.keys() - {"summary"}
+    both = {k for k in before.keys() & after.keys() if not is_summary(k)}
     return {k for k in both if before[k] != after[k]}, set(after) - set(before), set(before) - set(after)
 
 
@@ -214,7 +219,7 @@ def test_method_may_have_a_training_of_its_own() -> None:
 
 def test_specs_of_every_step() -> None:
     """`chat` is read from a file and has no rejected answers: no world, and no arm or groups on annotated pairs."""
-    below = ["prompts", "sft", "pools/sft", "pools/annotated"]
+    below = ["prompts", "sft", "pools/sft", "pools/annotated", "negatives"]
     below += [f"groups/{s}/n{n}" for s in ("all", "half") for n in (1, 2)]
     below += [f"arms/selfcontrast-{s}-n{n}" for s in ("all", "half") for n in (1, 2)]
     expected = {"evaluation", "summary", "scorers/cosine", "scorers/grade", "models/pocket/base"}
@@ -254,6 +259,39 @@ def test_common_n_is_asked_of_selections_that_can_give_so_many(
 ) -> None:
     found = specs(**changes)
     assert {s: found[f"hh/pocket/groups/{s}/n1"]["common_n"] for s in expected} == expected
+
+
+def test_negatives_are_those_of_every_selection_in_the_order_of_the_arms() -> None:
+    """`chat` has no annotated pairs; the similarity shown is that of the figure for its pool, else the selection's own."""
+    found = {d: specs()[f"{d}/pocket/negatives"] for d in ("hh", "chat")}
+    assert [(s["id"], s["n"], s["scorer"], s["similarity"]) for s in found["hh"]["selections"]] == [
+        ("annotated", [1], None, None),
+        ("all", [1, 2], None, "cosine"),
+        ("half", [1, 2], "cosine", "cosine"),
+    ]
+    assert [s["id"] for s in found["chat"]["selections"]] == ["all", "half"]
+    assert found["hh"]["seeds"] == [0, 1]
+
+
+def test_candidates_of_a_diagnosis_come_from_the_stream_of_the_groups() -> None:
+    found = specs()
+    for selection in found["hh/pocket/negatives"]["selections"]:
+        groups = found[f"hh/pocket/groups/{selection['id']}/n1"]
+        assert {k: groups[k] for k in ("kind", "params", "nested", "seed")}.items() <= selection.items()
+
+
+def test_truth_is_what_grades_a_pocket_world_or_what_the_study_names() -> None:
+    truth = {d: specs()[f"{d}/pocket/negatives"]["truth"] for d in ("hh", "chat")}
+    assert truth == {"hh": "grade", "chat": None}  # chat is read from a file, which no one can grade
+    assert specs(figures__truth="cosine")["chat/pocket/negatives"]["truth"] == "cosine"
+
+
+def test_gradient_has_a_spec_if_the_study_asks_for_it() -> None:
+    asked = specs(figures__gradient={"pool": "sft", "prompts": 4, "negatives": 8})
+    assert set(asked) - set(specs()) == {"hh/pocket/pools/sft/gradient", "chat/pocket/pools/sft/gradient"}
+    found = asked["hh/pocket/pools/sft/gradient"]
+    assert (found["prompts"], found["negatives"], found["dtype"]) == (4, 8, "float32")
+    assert found["seed"] != asked["chat/pocket/pools/sft/gradient"]["seed"]
 
 
 def test_specs_are_json_and_come_back_unchanged() -> None:
@@ -306,7 +344,7 @@ def test_adding_an_n_changes_no_other_spec_under_any_budget(budget: str) -> None
     before = specs(comparison__budget=budget)
     sweeps = [{"selections": ["all", "half"], "n": [1, 2, 16]}]
     after = specs(comparison__budget=budget, methods__selfcontrast__sweeps=sweeps)
-    assert {k: after[k] for k in before if k != "summary"} == {k: v for k, v in before.items() if k != "summary"}
+    assert {k: after[k] for k in before if not is_summary(k)} == {k: v for k, v in before.items() if not is_summary(k)}
 
 
 def test_adding_a_seed_changes_no_other_spec() -> None:
@@ -372,7 +410,7 @@ def test_adding_a_data_set_a_method_or_a_selection_changes_no_other_spec() -> No
     }
     more["methods"]["control"] = {"sweeps": [{"selections": ["quarter"], "n": [4]}]}
     after = expand_specs(parse_study(more, where="example.yaml"))
-    assert {k: after[k] for k in before if k != "summary"} == {k: v for k, v in before.items() if k != "summary"}
+    assert {k: after[k] for k in before if not is_summary(k)} == {k: v for k, v in before.items() if not is_summary(k)}
     assert {k.split("/")[0] for k in set(after) - set(before)} == {"hh", "chat", "third"}
 
 
