@@ -21,7 +21,7 @@ rule diagnose_negatives:
     conda:
         "../envs/base.yaml"
     resources:
-        mem_mb=grow(8_000),
+        mem_mb=grow(16_000),
         runtime=60,
     params:
         module=as_py_module(input.code),

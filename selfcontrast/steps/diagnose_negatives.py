@@ -139,17 +139,18 @@ class _Diagnosis:
 
         from selfcontrast.negatives import Pool
 
-        split = self._open(self.layout.prompts).table("pool.parquet", ["prompt_id", "target", "target_ids"])
-        table = self._open(self.layout.pool(pool)).table("responses.parquet")
+        prompts, responses = self._open(self.layout.prompts), self._open(self.layout.pool(pool))
+        split = prompts.table("pool.parquet", ["prompt_id", "target"])
+        table = responses.table("responses.parquet", ["prompt_id", "response_id", "text"])
         place = {p: i for i, p in enumerate(split["prompt_id"])}
         return Pool(
             split["prompt_id"],
             split["target"],
-            np.array([len(ids) for ids in split["target_ids"]]),
+            np.array(prompts.lengths("pool.parquet", "target_ids")),
             np.array([place[p] for p in table["prompt_id"]], dtype=int),
             table["response_id"],
             table["text"],
-            np.array([len(ids) for ids in table["response_ids"]]),
+            np.array(responses.lengths("responses.parquet", "response_ids")),
         )
 
     def _open(self, manifest: Path) -> artifacts.Artifact:

@@ -471,3 +471,11 @@ def test_step_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         parent.wait()
         if child:
             os.kill(child, signal.SIGKILL)
+
+
+def test_lengths_of_a_column_of_lists(tmp_path: Path) -> None:
+    artifacts.write_table(tmp_path / "t.parquet", {"ids": [[1, 2, 3], [], [4]], "other": [1, 2, 3]})
+    artifacts.write_json(
+        tmp_path / "manifest.json", {"outputs": {"t.parquet": artifacts.sha256(tmp_path / "t.parquet")}}
+    )
+    assert Artifact.open(tmp_path / "manifest.json").lengths("t.parquet", "ids") == [3, 0, 1]

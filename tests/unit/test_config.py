@@ -288,6 +288,8 @@ DANGLING = [
     ("evaluation.judge", "jury", ["evaluation.judge names `jury`", "cosine, grade"]),
     ("figures.similarity.pool", "stf", ["figures.similarity", "stf"]),
     ("figures.similarity.scorer", "cos", ["figures.similarity", "cos"]),
+    ("figures.truth", "gradee", ["figures.truth names `gradee`", "cosine, grade"]),
+    ("figures.gradient", {"pool": "stf"}, ["figures.gradient.pool names `stf`", "sft, annotated"]),
 ]
 
 
@@ -295,6 +297,12 @@ DANGLING = [
 def test_id_that_is_not_there_is_named_with_those_that_are(key: str, value: object, parts: list[str]) -> None:
     found = message_of(key, value)
     assert all(part in found for part in [*parts, "example.yaml"]), found
+
+
+def test_gradient_of_more_negatives_than_the_pool_has_is_refused() -> None:
+    found = message_of("figures.gradient", {"pool": "sft", "negatives": 10})
+    assert "figures.gradient.negatives is 10" in found
+    assert "has 8 responses" in found
 
 
 def test_n_beyond_the_pool_names_both_and_the_remedy() -> None:

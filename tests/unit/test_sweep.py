@@ -268,6 +268,39 @@ def test_common_n_is_asked_of_selections_that_can_give_so_many(
     assert {s: found[f"hh/pocket/groups/{s}/n1"]["common_n"] for s in expected} == expected
 
 
+def test_negatives_are_those_of_every_selection_in_the_order_of_the_arms() -> None:
+    """`chat` has no annotated pairs; the similarity shown is that of the figure for its pool, else the selection's own."""
+    found = {d: specs()[f"{d}/pocket/negatives"] for d in ("hh", "chat")}
+    assert [(s["id"], s["n"], s["scorer"], s["similarity"]) for s in found["hh"]["selections"]] == [
+        ("annotated", [1], None, None),
+        ("all", [1, 2], None, "cosine"),
+        ("half", [1, 2], "cosine", "cosine"),
+    ]
+    assert [s["id"] for s in found["chat"]["selections"]] == ["all", "half"]
+    assert found["hh"]["seeds"] == [0, 1]
+
+
+def test_candidates_of_a_diagnosis_come_from_the_stream_of_the_groups() -> None:
+    found = specs()
+    for selection in found["hh/pocket/negatives"]["selections"]:
+        groups = found[f"hh/pocket/groups/{selection['id']}/n1"]
+        assert {k: groups[k] for k in ("kind", "params", "nested", "seed")}.items() <= selection.items()
+
+
+def test_truth_is_what_grades_a_pocket_world_or_what_the_study_names() -> None:
+    truth = {d: specs()[f"{d}/pocket/negatives"]["truth"] for d in ("hh", "chat")}
+    assert truth == {"hh": "grade", "chat": None}  # chat is read from a file, which no one can grade
+    assert specs(figures__truth="cosine")["chat/pocket/negatives"]["truth"] == "cosine"
+
+
+def test_gradient_has_a_spec_if_the_study_asks_for_it() -> None:
+    asked = specs(figures__gradient={"pool": "sft", "prompts": 4, "negatives": 8})
+    assert set(asked) - set(specs()) == {"hh/pocket/pools/sft/gradient", "chat/pocket/pools/sft/gradient"}
+    found = asked["hh/pocket/pools/sft/gradient"]
+    assert (found["prompts"], found["negatives"], found["dtype"]) == (4, 8, "float32")
+    assert found["seed"] != asked["chat/pocket/pools/sft/gradient"]["seed"]
+
+
 def test_specs_are_json_and_come_back_unchanged() -> None:
     for key, spec in specs().items():
         text = json.dumps(spec, allow_nan=False, sort_keys=True)

@@ -21,7 +21,7 @@ def planned(output: str) -> Counter[str]:
 
 
 def test_smoke_plans_every_rule_and_shared_work_once(project):
-    """1 data set, 1 model, 2 pools (one of them with 2 scorers), 4 arms of which 3 train, 2 seeds."""
+    """1 data set, 1 model, 2 pools (both graded, one of them with a second scorer), 4 arms of which 3 train, 2 seeds."""
     done = project.snakemake("-n", "--quiet", "rules", "--config", "study=smoke")
     assert done.returncode == 0, done.stdout
     jobs = planned(done.stdout)
@@ -36,7 +36,7 @@ def test_smoke_plans_every_rule_and_shared_work_once(project):
         "gather_pool": 2,
     }
     expected |= {
-        "score_pool": 2,
+        "score_pool": 3,
         "ref_logps": 2,
         "gather_logps": 2,
         "select_groups": 6,
@@ -44,7 +44,7 @@ def test_smoke_plans_every_rule_and_shared_work_once(project):
         "respond": 8,
         "score_answers": 8,
     }
-    expected |= {"tables": 1, "figures": 4, "cost": 1}
+    expected |= {"diagnose_negatives": 1, "gradient_noise": 1, "tables": 1, "figures": 6, "cost": 1}
     assert {rule: jobs[rule] for rule in expected} == expected
 
 
@@ -180,8 +180,8 @@ def test_one_more_n_schedules_only_its_own_jobs(copy_of_finished):
     copy_of_finished.edit("config/smoke.yaml", "n: [1, 2]", "n: [1, 2, 4]")
     done = copy_of_finished.snakemake("-n", "--config", "study=smoke")
     jobs = planned(done.stdout)
-    assert jobs.pop("spec") == 3  # the groups' and the arm's own, and the summary's
-    summary = {"tables": 1, "figures": 4, "cost": 1, "all": 1}
+    assert jobs.pop("spec") == 4  # the groups' and the arm's own, that of the negatives, and the summary's
+    summary = {"diagnose_negatives": 1, "tables": 1, "figures": 6, "cost": 1, "all": 1}
     assert jobs == {"select_groups": 2, "train": 2, "respond": 2, "score_answers": 2, **summary}
     assert set(re.findall(r"arms/[\w-]+-n(\d+)/s\d/manifest.json", done.stdout)) >= {"4"}
     trained = re.findall(r"output: \S+/arms/([\w-]+)/s\d/manifest.json", done.stdout)
