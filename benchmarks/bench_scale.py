@@ -1,7 +1,7 @@
 """Peak memory and seconds of the steps that read a whole pool, on a synthetic pool of any size.
 
-    python benchmarks/bench_scale.py                               # 20,000 prompts x 33 responses x 100 tokens
-    python benchmarks/bench_scale.py --prompts 61000 --tokens 300  # the paper's size; 15 GB of disk
+    python benchmarks/bench_scale.py                          # 20,000 prompts x 33 responses x 100 tokens
+    python benchmarks/bench_scale.py --size 61000 33 300 32   # the paper's size; 9 GB of disk
 
 Every step runs in a process of its own on the files of the step before it. Models are stand-ins that cost nothing: the
 embedding model returns random vectors, the reference a multiple of the token ids, and of `train` only what comes before its
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from selfcontrast import artifacts, cli
 
 WORDS = [f"{chr(97 + i % 26)}{i}" for i in range(5000)]
+SIZE = ("PROMPTS", "RESPONSES", "TOKENS", "SHARDS")
 WIDTH = 384
 """Numbers of a stand-in embedding."""
 
@@ -81,39 +83,49 @@ def texts(rng: np.random.Generator, n: int, tokens: int) -> list[str]:
     return [" ".join(WORDS[i : i + tokens]) + str(i) for i in rng.integers(0, len(WORDS) - tokens, n)]
 
 
-def build(study: Study, n_prompts: int, n_responses: int, tokens: int, n_shards: int) -> None:
+@dataclass(frozen=True)
+class Size:
+    """Prompts, responses to each, tokens of a response on average, and shards."""
+
+    prompts: int
+    responses: int
+    tokens: int
+    shards: int
+
+
+def build(study: Study, size: Size) -> None:
     """Write the split and the shards of the pool: prompts are dealt to the shards in turn, as lengths do."""
     rng = np.random.default_rng(0)
-    ids = [f"{i:016x}" for i in range(n_prompts)]
+    ids = [f"{i:016x}" for i in range(size.prompts)]
     split = pa.table(
         {
             "prompt_id": ids,
-            "prompt": texts(rng, n_prompts, tokens),
-            "prompt_ids": lists(rng, n_prompts, tokens, "ids"),
-            "target": texts(rng, n_prompts, tokens),
-            "target_ids": lists(rng, n_prompts, tokens, "ids"),
+            "prompt": texts(rng, size.prompts, size.tokens),
+            "prompt_ids": lists(rng, size.prompts, size.tokens, "ids"),
+            "target": texts(rng, size.prompts, size.tokens),
+            "target_ids": lists(rng, size.prompts, size.tokens, "ids"),
             "rejected": pa.array([[] for _ in ids], pa.list_(pa.string())),
         }
     )
     write_step(study.prompts, {}, pool=split)
     write_step(study.policy, {})
     inputs = {"m/prompts": artifacts.sha256(study.prompts), "m/sft": artifacts.sha256(study.policy)}
-    for shard in range(n_shards):
-        mine = ids[shard::n_shards]
-        rows = len(mine) * n_responses
+    for shard in range(size.shards):
+        mine = ids[shard :: size.shards]
+        rows = len(mine) * size.responses
         table = pa.table(
             {
-                "prompt_id": np.repeat(mine, n_responses),
-                "response_id": [f"sft.{j}" for j in range(n_responses)] * len(mine),
-                "text": texts(rng, rows, tokens),
-                "response_ids": lists(rng, rows, tokens, "ids"),
+                "prompt_id": np.repeat(mine, size.responses),
+                "response_id": [f"sft.{j}" for j in range(size.responses)] * len(mine),
+                "text": texts(rng, rows, size.tokens),
+                "response_ids": lists(rng, rows, size.tokens, "ids"),
                 "finish": ["stop"] * rows,
             }
         )
         write_step(study.shards / f"{shard:03}/manifest.json", inputs, shard=table)
 
 
-def build_logps(study: Study, tokens: int, n_shards: int) -> None:
+def build_logps(study: Study, size: Size) -> None:
     """Write the shards of the reference's log-probabilities, for the pool as it was gathered."""
     rng = np.random.default_rng(1)
     paths = (study.prompts, study.pool, study.policy)
@@ -121,9 +133,9 @@ def build_logps(study: Study, tokens: int, n_shards: int) -> None:
     ids = pq.read_table(study.prompts.parent / "pool.parquet", columns=["prompt_id"])["prompt_id"].to_pylist()
     names = pq.read_table(study.pool.parent / "responses.parquet", columns=["response_id"])["response_id"]
     keys = ["target", "elsewhere", *names.unique().to_pylist()]
-    for shard in range(n_shards):
-        mine = ids[shard::n_shards]
-        values = lists(rng, len(mine) * len(keys), tokens, "logps")
+    for shard in range(size.shards):
+        mine = ids[shard :: size.shards]
+        values = lists(rng, len(mine) * len(keys), size.tokens, "logps")
         table = pa.table(
             {
                 "prompt_id": np.repeat(mine, len(keys)),
@@ -232,9 +244,16 @@ def run(work: Callable[[Any, cli.Step], None], manifest: Path, spec: dict[str, A
     )
 
 
-def measure(name: str, folder: Path) -> dict[str, float]:
-    """Return seconds, seconds of CPU and peak MiB of one step in a process of its own."""
-    command = [sys.executable, __file__, "--folder", str(folder), "--only", name]
+BUILDS: dict[str, Callable[[Study, Size], None]] = {f.__name__: f for f in (build, build_logps)}
+
+
+def measure(name: str, folder: Path, size: Size) -> dict[str, float]:
+    """Return seconds, seconds of CPU and peak MiB of one step, or of making its files, in a process of its own.
+
+    This process stays small: on Linux a process starts with the peak of the one that started it.
+    """
+    numbers = [str(value) for value in vars(size).values()]
+    command = [sys.executable, __file__, "--folder", str(folder), "--only", name, "--size", *numbers]
     done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -242,17 +261,15 @@ def measure(name: str, folder: Path) -> dict[str, float]:
 def main() -> None:
     """Print seconds and peak memory of each step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=20_000)
-    parser.add_argument("--responses", type=int, default=33)
-    parser.add_argument("--tokens", type=int, default=100, help="of a response, on average")
-    parser.add_argument("--shards", type=int, default=8)
-    parser.add_argument("--folder", type=Path, help="keep the files here")
+    parser.add_argument("--size", type=int, nargs=4, default=[20_000, 33, 100, 8], metavar=SIZE)
+    parser.add_argument("--folder", type=Path, help="keep the files here; those that are there are used again")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
-    parser.add_argument("--only", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=[*STEPS, *BUILDS], help=argparse.SUPPRESS)
     args = parser.parse_args()
+    size = Size(*args.size)
     if args.only:
-        start, cpu = time.perf_counter(), time.process_time()
-        STEPS[args.only](Study(args.folder))
+        study, start, cpu = Study(args.folder), time.perf_counter(), time.process_time()
+        BUILDS[args.only](study, size) if args.only in BUILDS else STEPS[args.only](study)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         seconds = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
         print(json.dumps({**seconds, "peak_mib": peak}))
@@ -260,17 +277,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         study = Study(folder)
-        if not study.prompts.exists():
-            build(study, args.prompts, args.responses, args.tokens, args.shards)
-        print(f"{args.prompts:,} prompts x {args.responses} responses x {args.tokens} tokens, {args.shards} shards")
+        if not study.shards.exists():
+            measure("build", folder, size)
+        print(f"{size.prompts:,} prompts x {size.responses} responses x {size.tokens} tokens, {size.shards} shards")
         print(f"{'step':16}{'seconds':>10}{'of CPU':>10}{'peak MiB':>10}")
         for name in args.steps:
             if name == "gather_logps" and not study.logp_shards.exists():
-                build_logps(study, args.tokens, args.shards)
-            found = measure(name, folder)
-            print(
-                f"{name:16}{found['seconds']:10.1f}{found['cpu']:10.1f}{math.ceil(found['peak_mib']):10,}", flush=True
-            )
+                measure("build_logps", folder, size)
+            found = measure(name, folder, size)
+            peak = math.ceil(found["peak_mib"])
+            print(f"{name:16}{found['seconds']:10.1f}{found['cpu']:10.1f}{peak:10,}", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 REMEDY = "delete the folder of the shards and run snakemake again"
 
-SHARD_ROWS = 512
+SHARD_ROWS = 128
 """Rows that are read together of each shard: all shards are open at once."""
 
 
