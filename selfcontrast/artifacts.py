@@ -226,5 +226,5 @@ class Artifact:
         return parquet.read_batches(self.path(name), columns)
 
     def lengths(self, name: str, column: str) -> list[int]:
-        """Return the lengths of a column of lists, a few rows at a time: the tokens of a large pool do not fit into memory."""
+        """Return the lengths of a column of lists; the lists themselves, of a large pool, would not fit into memory."""
         return [n for batch in self.batches(name, [column]) for n in batch[column].value_lengths().to_pylist()]
