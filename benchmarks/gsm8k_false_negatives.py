@@ -129,9 +129,7 @@ def negatives(problems: Sequence[Problem], kind: str, params: dict[str, Any]) ->
 def ratio(parts: Sequence[int], wholes: Sequence[int]) -> Interval:
     """Return sum(parts) / sum(wholes) with its 95 % interval; the bootstrap draws problems, with all their solutions."""
     a, b = np.array(parts, float), np.array(wholes, float)
-    draws = Resamples.draw(
-        n_prompts=len(a), n_seeds=1, n_resamples=RESAMPLES, seed=derive_seed(SEED, "bootstrap")
-    ).prompts
+    draws = Resamples.draw(n_prompts=len(a), n_resamples=RESAMPLES, seed=derive_seed(SEED, "bootstrap")).prompts
     with np.errstate(invalid="ignore"):
         ratios = (draws @ a) / (draws @ b)
     low, high = np.nanquantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -50,12 +50,12 @@ rule gradient_noise:
     conda:
         "../envs/train.yaml"
     resources:
-        gpu=gpus,
+        gpu=inference_gpus,
         mem_mb=grow(64_000),
         runtime=120,
     params:
         module=as_py_module(input.code),
     shell:
-        "exec python -m {params.module} --spec {input.spec}"
+        "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --pool {input.pool} --policy {input.policy}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -191,7 +191,7 @@ def test_judgements_become_a_metric_over_the_prompts_that_all_arms_have(run, roo
     found = read_judgements(study, Layout(root, "hh", "pocket"), [*ANSWERS], "one")
     assert found.left_out == 1
     assert found.values.keys() == {"dpo-all-n1", "spin-all-n1"}
-    assert all(np.array_equal(v, np.full((2, 5), 0.5)) for v in found.values.values())
+    assert all(np.array_equal(v, np.full((2, 5, 1), 0.5)) for v in found.values.values())
     assert found.resamples is not None
     assert found.resamples.prompts.shape == (study.evaluation.bootstrap, 5)
 

@@ -164,6 +164,7 @@ OPTIMISATION: dict[str, Any] = {
     "trainer": "groups",
 }
 LOADING = {"dtype": "float32", "trust_remote_code": False}
+REFERENCE = {**LOADING, "training": {"precision": "weights", "lora": None}}
 
 
 class Chain:
@@ -218,8 +219,8 @@ class Chain:
 
     def logps(self) -> dict[str, Any]:
         flags = ["--prompts", "@prompts", "--pool", "@pool", "--reference", "@sft"]
-        self.run("logp_shard", ref_logps, LOADING, *flags, "--shard", "1-of-1")
-        return self.run("logps", gather_logps, LOADING, *flags, "--shards", "@logp_shard")
+        self.run("logp_shard", ref_logps, REFERENCE, *flags, "--shard", "1-of-1")
+        return self.run("logps", gather_logps, REFERENCE, *flags, "--shards", "@logp_shard")
 
     def train(self) -> dict[str, Any]:
         prompts = self.table("prompts", "pool.parquet")["prompt_id"]

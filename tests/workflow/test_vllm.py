@@ -25,7 +25,7 @@ def interpreters(output: str) -> dict[str, set[str]]:
     for line in output.splitlines():
         if "exec " in line and " -m selfcontrast.steps." in line:
             python, _, rest = line.split("exec ", 1)[1].partition(" -m selfcontrast.steps.")
-            found.setdefault(rest.split()[0], set()).add(python)
+            found.setdefault(rest.split()[0], set()).add(python.split()[0])  # it may lease a GPU first
     return found
 
 
