@@ -42,16 +42,16 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         for i, ids, r in zip(table["prompt_id"], table["prompt_ids"], table["rejected"], strict=True)
     ]
     folder = step.open(args.policy).path("model")
-    policy = Policy(step, folder, loading=spec, gpus=args.gpus)
-    chunks = policy.chunks()
-    context = PoolContext(
-        renderer=Renderer(load_tokenizer(folder, trust_remote_code=spec["trust_remote_code"]), spec["template"]),
-        sampler=policy.sampler,
-        seed_of=lambda prompt_id, j: derive_seed(spec["seed"], prompt_id, j),
-        chunks=chunks,
-    )
     module = plugins.load("pools", spec["kind"])
-    found = module.respond(prompts, context, module.Params(**spec["params"]), shard=shard, shards=shards)
+    with Policy(step, folder, loading=spec, gpus=args.gpus) as policy:
+        chunks = policy.chunks()
+        context = PoolContext(
+            renderer=Renderer(load_tokenizer(folder, trust_remote_code=spec["trust_remote_code"]), spec["template"]),
+            sampler=policy.sampler,
+            seed_of=lambda prompt_id, j: derive_seed(spec["seed"], prompt_id, j),
+            chunks=chunks,
+        )
+        found = module.respond(prompts, context, module.Params(**spec["params"]), shard=shard, shards=shards)
     rows = [
         (p.prompt_id, f"{spec['pool']}.{j}", r)
         for p in prompts
