@@ -19,6 +19,8 @@ _PACKAGES = {"hf": ("torch", "transformers"), "vllm": ("torch", "vllm", "vllm-cp
 class Policy:
     """A checkpoint that answers for a step, on the back-end that the step's spec names under ``engine``.
 
+    Use it in a ``with`` block, at whose end the back-end's processes end too.
+
     Args:
         folder: the checkpoint.
         loading: ``dtype`` and ``trust_remote_code``, as the spec of a model has them.
@@ -51,6 +53,15 @@ class Policy:
             sampler = HuggingFaceSampler(load_model(self.folder, **self.loading))
         self.step.cost["sampler"] = sampler.settings
         return sampler
+
+    def __enter__(self) -> Policy:
+        """Return this object."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the back-end, if it was started."""
+        if "_sampler" in vars(self):
+            self._sampler.close()
 
     def chunks(self) -> Chunks:
         """Return what an interrupted run of the same step left; call it when all inputs are open."""

@@ -42,6 +42,9 @@ class HuggingFaceSampler:
         """Return the responses; see ``sample_batch``."""
         return sample_batch(self.model, prompts, seeds, sampling, eos_ids=eos_ids)
 
+    def close(self) -> None:
+        """Do nothing: the model runs in this process."""
+
 
 @torch.no_grad()
 def sample_batch(

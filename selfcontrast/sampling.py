@@ -88,6 +88,9 @@ class Sampler(Protocol):
         calls give equal responses, whatever was sampled in between.
         """
 
+    def close(self) -> None:
+        """End the processes that the back-end started."""
+
 
 def plan_batches(lengths: Sequence[int], *, prompts_per_batch: int) -> list[list[int]]:
     """Return the batches in which prompts are sampled: indices of prompts of like length, ties in prompt order.

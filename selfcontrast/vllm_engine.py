@@ -6,7 +6,6 @@ numbers (vllm-project/vllm#50440), and `n` responses of one request would share 
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -139,6 +138,10 @@ class VllmSampler:
         flat = iter([_sampled(output) for output in outputs])
         return [[next(flat) for _ in row] for row in seeds]
 
+    def close(self) -> None:
+        """End vLLM's worker processes: they outlive a step, which ends without Python's own tidying up (``cli.leave``)."""
+        self.llm.llm_engine.engine_core.shutdown()
+
     def _check_room(self, prompts: Sequence[Tokens], sampling: Sampling) -> None:
         longest = max((len(p) for p in prompts), default=0)
         if any(len(p) + sampling.room(p) > self.max_length for p in prompts):
@@ -179,9 +182,7 @@ def _import_vllm() -> Any:
     try:
         import vllm
         import vllm.platforms
-
-        # It reports a traceback for want of the tokenizer that it was told to do without.
-        logging.getLogger("vllm.renderers.base").setLevel(logging.ERROR)
+        from vllm import LLM  # noqa: F401 - most of vLLM is imported only now
     except (ImportError, RuntimeError) as error:
         raise StepError(
             "vLLM is installed but cannot be imported",

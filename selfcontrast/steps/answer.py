@@ -60,14 +60,15 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     step.join_template(renderer.digest, where=str(folder))
     questions = read_questions(args.questions, spec["layout"])
     step.inputs["questions"] = artifacts.sha256(args.questions)
-    policy = Policy(step, folder, loading=loading, gpus=args.gpus)
 
-    def sample(prompts: dict[str, list[int]], turn: int) -> dict[str, Sampled]:
-        asked = [q for q in questions if q.id in prompts]
-        seeds = {q.id: derive_seed(spec["seed"], args.stream, args.seed, q.id, turn) for q in asked}
-        return _sample(asked, prompts, seeds, spec, policy, int(renderer.tokenizer.eos_token_id))
+    with Policy(step, folder, loading=loading, gpus=args.gpus) as policy:
 
-    rows = converse(questions, renderer, sample, most_prompt_tokens=args.max_length - spec["max_new_tokens"])
+        def sample(prompts: dict[str, list[int]], turn: int) -> dict[str, Sampled]:
+            asked = [q for q in questions if q.id in prompts]
+            seeds = {q.id: derive_seed(spec["seed"], args.stream, args.seed, q.id, turn) for q in asked}
+            return _sample(asked, prompts, seeds, spec, policy, int(renderer.tokenizer.eos_token_id))
+
+        rows = converse(questions, renderer, sample, most_prompt_tokens=args.max_length - spec["max_new_tokens"])
     step.write_table(
         "responses.parquet",
         {
@@ -80,7 +81,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     )
     counts = Counter(r.finish for r in rows)
     step.report = {"responses": len(rows), "cut_by_length": counts["length"], "without_room": counts[NO_ROOM]}
-    step.cost = {"sampled_tokens": sum(r.n_tokens for r in rows)}
+    step.cost |= {"sampled_tokens": sum(r.n_tokens for r in rows)}
 
 
 @dataclass(frozen=True)

@@ -44,17 +44,17 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     folder = step.open(args.policy).path("model")
     renderer = Renderer(load_tokenizer(folder, trust_remote_code=spec["trust_remote_code"]), spec["template"])
     step.join_template(renderer.digest, where=str(folder))
-    policy = Policy(step, folder, loading=spec, gpus=args.gpus)
-    chunks = policy.chunks()
-    context = PoolContext(
-        renderer=renderer,
-        sampler=policy.sampler,
-        seed_of=lambda prompt_id, j: derive_seed(spec["seed"], prompt_id, j),
-        max_length=spec.get("max_length", 0),
-        chunks=chunks,
-    )
     module = plugins.load("pools", spec["kind"])
-    found = module.respond(prompts, context, module.Params(**spec["params"]), shard=shard, shards=shards)
+    with Policy(step, folder, loading=spec, gpus=args.gpus) as policy:
+        chunks = policy.chunks()
+        context = PoolContext(
+            renderer=renderer,
+            sampler=policy.sampler,
+            seed_of=lambda prompt_id, j: derive_seed(spec["seed"], prompt_id, j),
+            max_length=spec.get("max_length", 0),
+            chunks=chunks,
+        )
+        found = module.respond(prompts, context, module.Params(**spec["params"]), shard=shard, shards=shards)
     rows = [
         (p.prompt_id, f"{spec['pool']}.{j}", r)
         for p in prompts

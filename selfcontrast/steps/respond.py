@@ -59,9 +59,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         eos_ids=frozenset([int(renderer.tokenizer.eos_token_id)]),
         prompts_per_batch=max(1, spec["batch_responses"] // spec["samples"]),
     )
-    policy = Policy(step, folder, loading=loading, gpus=args.gpus)
-    chunks = policy.chunks()
-    sampled = sample_shard(split["prompt_ids"], request, policy.sampler, chunks=chunks)
+    with Policy(step, folder, loading=loading, gpus=args.gpus) as policy:
+        chunks = policy.chunks()
+        sampled = sample_shard(split["prompt_ids"], request, policy.sampler, chunks=chunks)
     rows = [(ids[i], f"eval.{j}", a) for i in range(len(ids)) for j, a in enumerate(sampled[i])]
     step.write_table(
         "responses.parquet",

@@ -45,6 +45,9 @@ class Recorder:
         self.seeds += [s for row in seeds for s in row]
         return [[self.answer(p, s) for s in row] for p, row in zip(prompts, seeds, strict=True)]
 
+    def close(self) -> None:
+        pass
+
     @staticmethod
     def answer(prompt: Tokens, seed: int) -> Sampled:
         ids = [len(prompt), *(int(d) for d in str(seed)[:4])]

@@ -37,12 +37,14 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     seen = SimpleNamespace(
-        engine={}, requests=[], params=[], resets=0, error=None, refusal=None, reason="stop", cpu=True
+        engine={}, requests=[], params=[], resets=0, closed=0, error=None, refusal=None, reason="stop", cpu=True
     )
 
     class Llm:
         def __init__(self, folder: str, **engine: Any) -> None:
             seen.engine = {"model": folder, **engine}
+            core = SimpleNamespace(shutdown=lambda: setattr(seen, "closed", seen.closed + 1))
+            self.llm_engine = SimpleNamespace(engine_core=core)
             if seen.refusal:
                 raise seen.refusal
 
@@ -145,6 +147,18 @@ def test_policy_opens_the_back_end_that_the_spec_names_and_notes_it_for_run_json
     assert policy.sampler() is policy.sampler()
     assert step.cost["sampler"]["vllm"] == "0.0.1"
     assert vllm.engine["tensor_parallel_size"] == 2
+
+
+def test_policy_ends_the_processes_of_the_back_end_also_after_an_error(vllm: SimpleNamespace, model: Path) -> None:
+    step = Step({"engine": {"backend": "vllm", "max_length": 64}}, model / "manifest.json")
+    loading = {"dtype": "float32", "trust_remote_code": False}
+    with backends.Policy(step, model, loading=loading, gpus=0):
+        pass  # never started
+    assert vllm.closed == 0
+    with pytest.raises(KeyError), backends.Policy(step, model, loading=loading, gpus=0) as policy:
+        policy.sampler()
+        raise KeyError
+    assert vllm.closed == 1
 
 
 # Errors
