@@ -103,7 +103,8 @@ def results_of() -> Callable[[Project], dict[str, bytes]]:
             if (
                 path.is_file()
                 and parts[0] not in volatile
-                and path.name not in ("run.json", "speed.jsonl", ".lock", ".snakemake_timestamp")
+                and path.name
+                not in ("run.json", "speed.jsonl", "replies.jsonl", "server.log", ".lock", ".snakemake_timestamp")
             ):
                 files["/".join(parts)] = path.read_bytes()
         return files
