@@ -57,6 +57,10 @@ class Params(Strict):
     )
     temperature: float = Field(1.0, ge=0, description="of the judge; log-probabilities do not depend on it everywhere")
     top_logprobs: Count = Field(5, description="tokens whose log-probabilities are asked for")
+    strip_tokens: bool = Field(
+        False,
+        description="count a name with spaces around it as the name, as some tokenizers write it; alpaca-eval does not",
+    )
     max_tokens: Count = Field(1, description="longest reply of the judge, in tokens")
 
 
@@ -93,8 +97,12 @@ def read(reply: Reply, game: Game, params: Params) -> float | None:
 
     A name that is not among the likeliest tokens has probability 0; if neither is there, there is no verdict.
     """
-    logprobs = reply.first_logprobs or {}
-    first, second = (math.exp(logprobs[name]) if name in logprobs else 0.0 for name in (FIRST, SECOND))
+    shares = {FIRST: 0.0, SECOND: 0.0}
+    for token, logprob in (reply.first_logprobs or {}).items():
+        name = token.strip() if params.strip_tokens else token
+        if name in shares:
+            shares[name] += math.exp(logprob)
+    first, second = shares[FIRST], shares[SECOND]
     if first + second == 0:
         return None
     return (first if game.leads else second) / (first + second)

@@ -209,6 +209,14 @@ def test_share_of_a_win_follows_from_log_probabilities(logprobs, share_of_first,
         assert found == pytest.approx(share_of_first if leads else 1 - share_of_first)
 
 
+def test_spaces_around_a_name_count_only_if_asked_for() -> None:
+    reply, game = said("?", {"m": math.log(0.2), " m": math.log(0.4), " M": math.log(0.2)}), game_of_instruction(True)
+    exact, stripped = (
+        alpaca_eval.read(reply, game, alpaca_eval.Params(prompt="own", strip_tokens=strip)) for strip in (False, True)
+    )
+    assert (exact, stripped) == (1.0, pytest.approx(0.75))
+
+
 def test_order_is_drawn_for_about_half_of_the_instructions() -> None:
     switched = sum(alpaca_eval.is_switched(f"instruction {i}") for i in range(1000))
     assert 430 < switched < 570

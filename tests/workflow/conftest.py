@@ -100,7 +100,8 @@ def reproducible_files(project: Project, study: str = "smoke") -> dict[str, byte
         if (
             path.is_file()
             and parts[0] not in volatile
-            and path.name not in ("run.json", "speed.jsonl", ".lock", ".snakemake_timestamp")
+            and path.name
+            not in ("run.json", "speed.jsonl", "replies.jsonl", "server.log", ".lock", ".snakemake_timestamp")
         ):
             files["/".join(parts)] = path.read_bytes()
     return files
