@@ -202,7 +202,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for annotations in (True, False):
             problems = scored(
-                read_problems(args.folder / FILE, annotations=annotations), lambda p, q: cosine.score(p, q, params)
+                read_problems(args.folder / FILE, annotations=annotations),
+                lambda p, q: cosine.score(p, q, params, Counter()),
             )
             n_right, n_answers = sum(len(p.right) for p in problems), sum(len(p.pool.answers) for p in problems)
             kind = "as stored" if annotations else "without the notes `<<3*4=12>>`"

@@ -1,4 +1,4 @@
-"""Files of a data set on the Hugging Face hub: the only module that asks for the network.
+"""Files of data sets and reward models on the Hugging Face hub: the only module that asks for the network itself.
 
 Cache, endpoint, token and offline mode are the library's own environment variables (HF_HOME, HF_ENDPOINT, HF_TOKEN,
 HF_HUB_OFFLINE); none of them is written anywhere.
@@ -33,6 +33,33 @@ class Snapshot:
 def is_pinned(revision: str) -> bool:
     """Return whether a revision is a commit, which cannot move."""
     return _COMMIT.fullmatch(revision) is not None
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of a checkpoint: the one that is named, or that of a hub id in the cache, fetched if need be.
+
+    Raises:
+        InputError: it is neither, or may not be read.
+    """
+    from huggingface_hub import errors as hub_errors
+    from huggingface_hub import snapshot_download
+
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+    except (
+        hub_errors.HfHubHTTPError,
+        hub_errors.HFValidationError,
+        hub_errors.LocalEntryNotFoundError,
+        OSError,
+    ) as error:
+        raise InputError(
+            "a checkpoint is neither a folder nor to be had from the hub",
+            found=_first_line(error),
+            where=name,
+            remedy="correct its name; without a network, fetch it before: `hf download " + name + "`",
+        ) from None
 
 
 def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Snapshot:

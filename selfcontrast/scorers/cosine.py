@@ -6,6 +6,7 @@ Source: arXiv 2404.00604, section 3. The target itself scores 1.
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,7 +43,9 @@ class Params(Strict):
             raise ValueError("give either `model` or `package`")
 
 
-def score(pools: Collection[PromptPool], prompts: Sequence[str], params: Params) -> list[list[float]]:
+def score(
+    pools: Collection[PromptPool], prompts: Sequence[str], params: Params, counts: Counter[str]
+) -> list[list[float]]:
     """Return the similarity of every answer to its prompt's target, between -1 and 1, pool by pool."""
     return list(similarities(pools, _embedder(params)))
 

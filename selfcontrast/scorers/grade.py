@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from selfcontrast.records import PromptPool
@@ -13,6 +14,8 @@ class Params(Strict):
     """No parameters."""
 
 
-def score(pools: Collection[PromptPool], prompts: Sequence[str], params: Params) -> list[list[float]]:
+def score(
+    pools: Collection[PromptPool], prompts: Sequence[str], params: Params, counts: Counter[str]
+) -> list[list[float]]:
     """Return the grade of every answer, pool by pool; ``prompts`` are the last user turns."""
     return [[grade(prompt, a.text) for a in pool.answers] for pool, prompt in zip(pools, prompts, strict=True)]

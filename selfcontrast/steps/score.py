@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     responses = step.open(args.responses).path("responses.parquet")
     pools = StoredPools(split["prompt_id"], split["target"], responses, with_target=True)
     scorer = plugins.load("scorers", spec["kind"])
-    scores = scorer.score(pools, split["prompt"], scorer.Params(**spec["params"]))
+    counts: Counter[str] = Counter()
+    scores = scorer.score(pools, split["prompt"], scorer.Params(**spec["params"]), counts)
     n_responses = 0
     texts: set[bytes] = set()
     answers = by_prompt(split["prompt_id"], responses, ["response_id", "text"])
@@ -55,7 +57,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
                 n_responses += len(mine)
                 texts.update(_fingerprint(text) for _, text in mine)
             writer.write(table)
-    step.report = {"prompts": len(pools), "responses": n_responses, "distinct_texts": len(texts)}
+    step.report = {"prompts": len(pools), "responses": n_responses, "distinct_texts": len(texts), **counts}
 
 
 def _fingerprint(text: str) -> bytes:

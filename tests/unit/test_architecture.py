@@ -24,7 +24,7 @@ LAYERS = (
     ("__init__", "errors", "seeds", "records", "layout", "progress", "ragged", "energy"),
     ("parquet",),
     ("plugins", "artifacts", "joins", "stored_pools", "escaping", "gpu", "slurm", "calibration"),
-    ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering", "chunks"),
+    ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering", "chunks", "reward_models"),
     ("config", "lm_head", "sampling"),
     ("sweep", "world"),
     ("specs",),
@@ -44,7 +44,7 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # Heavy libraries, each with the modules that may import it, at the top or inside a function.
 IMPORTERS = {
     "matplotlib": {"plotting", "diagnostic_plots"},
-    "transformers": {"checkpoints", "logprobs", "training.engine", "world.checkpoint"},
+    "transformers": {"reward_models", "checkpoints", "logprobs", "training.engine", "world.checkpoint"},
     "accelerate": {"training.engine", "training.monitor"},
     "peft": {"training.adapters"},
     "trl": {"training.trl"},

@@ -1,0 +1,82 @@
+"""Reward of an answer under a reward model: an outside judgement, so for evaluation; a selection by it is feedback.
+
+Source: the evaluation of arXiv 2404.00604 (Starling-RM-7B-alpha; a win is a reward above the target's, a tie half). As
+there, the model reads the last user turn and the answer, cut on the left where they do not fit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Literal
+
+from pydantic import Field
+
+from selfcontrast.records import Message, PromptPool
+from selfcontrast.schema import Count, Strict
+
+CUT = "cut_by_reward_model"
+"""Count of texts of which the reward model saw the end alone."""
+
+PROMPTS_AT_A_TIME = 128
+"""Prompts whose answers are tokenised together."""
+
+
+class Params(Strict):
+    """Parameters of the scorer."""
+
+    model: str = Field(description="folder or hub id of the reward model; weights as safetensors")
+    layout: Literal["sequence", "value_head"] = Field(
+        "sequence", description="a sequence classifier with one label, or a transformer with a vector `v_head.weight`"
+    )
+    template: str = Field(
+        "tokenizer", description="chat template of the reward model: plug-in of selfcontrast/templates"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of its weights")
+    max_length: Count = Field(
+        2048, description="longest prompt and answer, in tokens; longer ones lose their beginning"
+    )
+    tokens: Count = Field(16384, description="tokens that run together; changes results by rounding at most")
+    trust_remote_code: bool = Field(False, description="allow the model to bring code of its own")
+
+
+def score(
+    pools: Collection[PromptPool], prompts: Sequence[str], params: Params, counts: Counter[str]
+) -> list[list[float]]:
+    """Return the reward of every answer, pool by pool; ``prompts`` are the last user turns."""
+    from selfcontrast.checkpoints import load_tokenizer
+    from selfcontrast.hub import model_folder
+    from selfcontrast.rendering import Renderer
+    from selfcontrast.reward_models import load_reward_model, score_rows
+
+    folder = model_folder(params.model)
+    renderer = Renderer(load_tokenizer(folder, trust_remote_code=params.trust_remote_code), params.template)
+    read, device = load_reward_model(
+        folder, params.layout, dtype=params.dtype, trust_remote_code=params.trust_remote_code
+    )
+    found = []
+    for block in _blocks(zip(pools, prompts, strict=True)):
+        rows: dict[tuple[str, str], list[int]] = {}
+        for pool, prompt in block:
+            start = renderer.prompt_ids([Message("user", prompt)])
+            for text in dict.fromkeys(a.text for a in pool.answers):
+                rows[pool.prompt_id, text] = _cut([*start, *renderer.response_ids(text)], params.max_length, counts)
+        rewards = dict(
+            zip(rows, score_rows(read, list(rows.values()), tokens=params.tokens, device=device), strict=True)
+        )
+        found += [[rewards[pool.prompt_id, a.text] for a in pool.answers] for pool, _ in block]
+    return found
+
+
+def _blocks(pairs: Iterable[tuple[PromptPool, str]]) -> Iterator[list[tuple[PromptPool, str]]]:
+    rows = iter(pairs)
+    while block := list(islice(rows, PROMPTS_AT_A_TIME)):
+        yield block
+
+
+def _cut(ids: list[int], longest: int, counts: Counter[str]) -> list[int]:
+    if len(ids) <= longest:
+        return ids
+    counts[CUT] += 1
+    return ids[len(ids) - longest :]

@@ -1,0 +1,157 @@
+"""Rewards are those of the model by itself, whatever runs together; both layouts agree; what is cut is counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from selfcontrast.config import parse_study
+from selfcontrast.errors import InputError
+from selfcontrast.records import TARGET, Answer, Message, PromptPool
+from selfcontrast.rendering import Renderer
+from selfcontrast.scorers import reward
+from selfcontrast.world.checkpoint import build_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import LlamaForSequenceClassification
+
+PROMPTS = ["Tom lives in Rome. Where does Tom live?", "Tom plays golf. What does Tom play?"]
+POOLS = [
+    PromptPool(
+        "a",
+        "Rome.",
+        (Answer("sft.0", "Rome."), Answer("sft.1", "Tom lives in Rome and plays golf."), Answer(TARGET, "Rome.")),
+    ),
+    PromptPool("b", "Golf.", (Answer("sft.0", "Of course! Tom plays golf."), Answer(TARGET, "Golf."))),
+]
+
+
+def classifier(seed: int = 0, labels: int = 1) -> LlamaForSequenceClassification:
+    import torch
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(build_tokenizer(max_length=64)),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_labels=labels,
+        pad_token_id=0,
+        initializer_range=0.5,
+    )
+    return LlamaForSequenceClassification(config).eval()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return one reward model in both layouts: the second as Starling's is, its transformer twice and a head of no use."""
+    import torch
+    from safetensors.torch import save_file
+
+    root = tmp_path_factory.mktemp("rewards")
+    model = classifier()
+    found = {layout: root / layout for layout in ("sequence", "value_head")}
+    for folder in found.values():
+        build_tokenizer(max_length=64).save_pretrained(folder)
+    model.save_pretrained(found["sequence"])
+    weights = {f"transformer.{k}": v.clone() for k, v in model.model.state_dict().items()}
+    weights |= {f"model.model.{k}": v.clone() for k, v in model.model.state_dict().items()}
+    weights |= {"v_head.weight": model.score.weight.data.clone(), "model.lm_head.weight": torch.zeros(3, 16)}
+    save_file(weights, found["value_head"] / "model.safetensors")
+    model.config.save_pretrained(found["value_head"])
+    return found
+
+
+def score(folder: Path, counts: Counter[str] | None = None, **params: Any) -> list[list[float]]:
+    chosen = reward.Params(model=str(folder), **params)
+    return reward.score(POOLS, PROMPTS, chosen, Counter() if counts is None else counts)
+
+
+@pytest.mark.parametrize("layout", ["sequence", "value_head"])
+@pytest.mark.parametrize("tokens", [1, 40, 16384])
+def test_rewards_are_those_of_the_model_by_itself(folders: dict[str, Path], layout: Any, tokens: int) -> None:
+    """As transformers computes them, one text at a time and without padding."""
+    import torch
+
+    model, renderer = classifier(), Renderer(build_tokenizer(max_length=64), "tokenizer")
+    expected = []
+    for pool, prompt in zip(POOLS, PROMPTS, strict=True):
+        start = renderer.prompt_ids([Message("user", prompt)])
+        rows = [torch.tensor([[*start, *renderer.response_ids(a.text)]]) for a in pool.answers]
+        with torch.no_grad():
+            expected.append([float(model(input_ids=row).logits[0, 0]) for row in rows])
+    found = score(folders[layout], layout=layout, tokens=tokens)
+    assert [len(row) for row in found] == [3, 2]
+    for row, wanted in zip(found, expected, strict=True):
+        assert row == pytest.approx(wanted, abs=1e-5)
+    assert found[0][0] == found[0][2]  # equal texts
+    assert len({round(x, 4) for row in found for x in row}) == 4
+
+
+def test_texts_that_do_not_fit_lose_their_beginning_and_are_counted(folders: dict[str, Path]) -> None:
+    counts: Counter[str] = Counter()
+    whole = score(folders["sequence"], counts)
+    assert counts == {}
+    cut = score(folders["sequence"], counts, max_length=20)
+    assert counts[reward.CUT] == 1  # one of the four different texts
+    assert [[a != b for a, b in zip(x, y, strict=True)] for x, y in zip(whole, cut, strict=True)] == [
+        [False, True, False],
+        [False, False],
+    ]
+
+
+def test_checkpoint_of_another_layout_is_told(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"layout `value_head`[\s\S]*no weight `v_head.weight`[\s\S]*docs/reward-models.md"
+    ):
+        score(folders["sequence"], layout="value_head")
+    classifier(labels=2).save_pretrained(tmp_path)
+    build_tokenizer(max_length=64).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"layout `sequence`[\s\S]*2 labels"):
+        score(tmp_path)
+
+
+def test_missing_weight_is_told(folders: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folders["value_head"] / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "layers.1.mlp.up_proj" not in k}, tmp_path / "model.safetensors")
+    classifier().config.save_pretrained(tmp_path)
+    build_tokenizer(max_length=64).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"1 weights are missing, among them layers.1.mlp.up_proj.weight"):
+        score(tmp_path, layout="value_head")
+
+
+def test_model_that_is_nowhere_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=r"neither a folder nor to be had from the hub[\s\S]*nobody/nothing"):
+        score(Path("nobody/nothing"))
+
+
+def test_starling_s_format_is_that_of_its_card() -> None:
+    tokenizer = build_tokenizer(max_length=64)
+    renderer = Renderer(tokenizer, "starling")
+    assert renderer.prompt_text([Message("user", "Hello?")]) == "<s>[INST] Hello? </s> [/INST]"
+
+
+def test_a_study_may_be_judged_by_a_reward_model(smoke: Callable[..., dict[str, Any]]) -> None:
+    raw = smoke()
+    raw["scorers"]["rm"] = {"kind": "reward", "model": "./rm", "template": "starling", "layout": "value_head"}
+    raw["evaluation"]["judge"] = "rm"
+    assert parse_study(raw, where="here").scorers["rm"].params["max_length"] == 2048
+
+
+@pytest.fixture
+def smoke() -> Callable[..., dict[str, Any]]:
+    import yaml
+
+    path = Path(__file__).resolve().parents[2] / "config" / "smoke.yaml"
+    return lambda: {"name": "smoke", **yaml.safe_load(path.read_text(encoding="utf-8"))}
