@@ -34,12 +34,15 @@ PATIENCE_S = 900
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Return a cluster that is up, and take it down whatever happens; SIGTERM ends the session as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     cluster = Cluster(tmp_path_factory.mktemp("slurm"))
     cluster.start()
     try:
         yield cluster
     finally:
         cluster.stop()
+        signal.signal(signal.SIGTERM, before)
 
 
 def project_for_slurm(folder: Path) -> Project:
