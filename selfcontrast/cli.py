@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -224,11 +224,13 @@ def _digest(value: object) -> str:
 
 
 def _peak_mb() -> int:
-    try:
-        import resource
-    except ImportError:
-        return -1
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    """Return the peak memory of this process in MiB, -1 where the system does not tell it.
+
+    Not ``ru_maxrss``, which on Linux begins at the peak of the process that started this one.
+    """
+    with suppress(OSError, IndexError):
+        return int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) // 1024
+    return -1
 
 
 def _where() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfcontrast import plugins
-from selfcontrast.artifacts import Artifact
+from selfcontrast.artifacts import Artifact, files_of
 from selfcontrast.config import load_study
 from selfcontrast.errors import InputError
 from selfcontrast.layout import Layout
@@ -128,7 +128,7 @@ def _of_study(
     for name, paths in records.items():
         if all(path.exists() for path in paths):
             adaptor = plugins.load("datasets", study.datasets[name].adaptor)
-            yield from (replace(f, source=name) for f in check_records(record_files(paths), adaptor))
+            yield from (replace(f, source=name) for f in check_records(paths, adaptor))
         else:
             say(f"{name}: no records yet at {', '.join(path.as_posix() for path in paths)}; not checked")
         for model in models_of(study, name):
@@ -140,7 +140,10 @@ def _of_study(
 def _records_of(study: Study, name: str, root: Path) -> list[Path]:
     dataset = study.datasets[name]
     made = root / name / ("fetch" if dataset.hub else "world") / "records"
-    return [Path(path) for path in dataset.paths] or [made]
+    if not dataset.paths:
+        return files_of(made) or [made]
+    paths = [Path(path) for path in dataset.paths]
+    return record_files(paths) if all(path.exists() for path in paths) else paths
 
 
 def _of_model(layout: Layout, model: Model, held_out: Sequence[HeldOut], say: Say) -> list[found.Finding]:

@@ -104,7 +104,7 @@ def _encoded(path: Path, renderer: Any, spec: dict[str, Any], room: int, tally: 
             prompts = {column: render(messages) for column, render in _prompt_columns(renderer).items()}
         except InputError as error:
             if spec["bad_records"] == "error":
-                raise InputError(str(error), where=f"row {record['row']} of the data set") from None
+                raise InputError(str(error), where=f"row {record['row']} of {record['file']}") from None
             tally.dropped[NOT_RENDERED] += 1
             continue
         prompt_ids, target_ids = max(prompts.values(), key=len), renderer.response_ids(record["target"])

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from selfcontrast import artifacts, cli, plugins
 from selfcontrast.errors import InputError
-from selfcontrast.sources import record_files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,8 +42,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     renderer = renderer_of_base(
         load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"]), spec["template"]
     )
+    files = [file for path in args.records for file in artifacts.files_of(path)]
     findings = [
-        *check_records(record_files(args.records), plugins.load("datasets", spec["adaptor"])),
+        *check_records(files, plugins.load("datasets", spec["adaptor"])),
         *check_encoded(encoded, dialogues, renderer, max_length=spec["max_length"]),
         *check_templates({"encode": encoded.manifest["template_sha256"], "base model": renderer.digest}),
     ]

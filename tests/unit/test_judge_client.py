@@ -51,7 +51,7 @@ def run(tmp_path: Path) -> Callable[..., Tally]:
     def run(requests: list[Request], url: str, *, failures: int = 0, logprobs: bool = False, **more: object) -> Tally:
         replies = Replies(tmp_path / "replies.jsonl")
         try:
-            connection = Connection(url, **{"in_flight": 32, "timeout_s": 1.0, **more})  # type: ignore[arg-type]
+            connection = Connection(url, **{"in_flight": 32, "timeout_s": 3.0, **more})  # type: ignore[arg-type]
             return ask(requests, connection, replies, needs_logprobs=logprobs, allowed_failures=failures)
         finally:
             replies.close()

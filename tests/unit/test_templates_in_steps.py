@@ -180,6 +180,7 @@ class Chain:
         rows = [
             {
                 "prompt_id": f"p{i}",
+                "file": "chat.jsonl",
                 "row": i + 1,
                 "messages": [{"role": r, "content": c} for r, c in turns_of(i)],
                 "target": "Of course! Mira lives in Oslo.",
@@ -345,5 +346,5 @@ def test_prompts_that_a_template_cannot_render_stop_the_run_or_are_counted(
     artifacts.write_json(path.with_name("manifest.json"), {"outputs": outputs, "report": {}})
     with pytest.raises(StopIteration):
         chain.encode()
-    assert "where: row 4 of the data set" in capsys.readouterr().err
+    assert "where: row 4 of chat.jsonl" in capsys.readouterr().err
     assert chain.encode(bad_records="drop")["report"]["dropped"] == {"the chat template cannot render the prompt": 1}
