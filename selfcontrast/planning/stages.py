@@ -29,6 +29,9 @@ EMBEDDER_CONTEXT = 512
 PRETRAIN_THREADS = 2
 """Cores of the rule pretrain, the only one with more than one."""
 
+IMPORT_S = 3.0
+"""Seconds to import tokenizers and what they need."""
+
 ROW_S = 5e-6
 """Seconds for each row of a table that a step without a model reads or writes."""
 
@@ -193,8 +196,11 @@ class _Planner:
     def stages(self) -> Iterator[Stage]:
         """Yield the stages in the order of the workflow."""
         splits = self.study.datasets[self.dataset].splits
-        yield _small("encode", self.machine, splits.sft + splits.validation + splits.test)
-        yield _small("lint", self.machine, splits.sft + splits.validation + splits.test)
+        rows = splits.sft + splits.validation + splits.test
+        # Both import tokenizers, which takes most of their time in small studies.
+        for rule in ("encode", "lint"):
+            small = _small(rule, self.machine, rows)
+            yield replace(small, seconds=small.seconds + IMPORT_S, longest=small.longest + IMPORT_S)
         yield self._sft()
         arms = arms_of(self.study, self.dataset)
         trained = [a for a in arms.values() if a.is_trained]

@@ -90,7 +90,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
                 }
             )
     step.report = {"responses": sum(map(len, values.values()))}
-    step.cost = {"scored_tokens": sum(len(v) for answers in values.values() for v in answers)}
+    n_prompts = sum(int(prompts.lengths[p]) for p in values)
+    step.cost = {"scored_tokens": n_prompts + sum(len(v) for answers in values.values() for v in answers)}
 
 
 def _sizes(pool: artifacts.Artifact, prompt_ids: pa.Array) -> tuple[ndarray, ndarray]:

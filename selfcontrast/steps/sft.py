@@ -52,7 +52,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         "first_loss": history[0]["loss"],
         "last_loss": history[-1]["loss"],
     }
-    per_epoch = sum(e.n_tokens for e in examples)
+    per_epoch = sum(len(e.prompt_ids) + e.n_tokens for e in examples)
     step.cost |= {"trained_tokens": round(per_epoch * len(history) * spec["training"]["batch"] / len(examples))}
 
 

@@ -75,7 +75,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         "last": {k: v for k, v in history[-1].items() if k != "step"},
     }
     n_shown = len(history) * spec["training"]["batch"]
-    step.cost |= {"trained_tokens": round(groups.n_response_tokens * n_shown / len(groups))}
+    step.cost |= {"trained_tokens": round(groups.n_tokens * n_shown / len(groups))}
 
 
 def _token_groups(args: argparse.Namespace, step: cli.Step, objective: Objective) -> StoredGroups:

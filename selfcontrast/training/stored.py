@@ -73,6 +73,6 @@ class StoredGroups(Sequence[TokenGroup]):
         return max(int(prompt + self.tokens.lengths[mine].max()) for prompt, mine in lengths)
 
     @property
-    def n_response_tokens(self) -> int:
-        """Return the tokens of all responses of all groups."""
-        return sum(int(self.tokens.lengths[mine].sum()) for mine in self.members)
+    def n_tokens(self) -> int:
+        """Return the tokens of all prompts, each once, and of all responses of all groups."""
+        return int(self.prompts.lengths.sum()) + sum(int(self.tokens.lengths[mine].sum()) for mine in self.members)
