@@ -108,7 +108,7 @@ def publish(name: str) -> str:
     if target.exists():
         shutil.rmtree(target)
     tables = [p for p in root.glob("tables/*") if p.name not in ("run.json", "manifest.json")] + [
-        root / "cost" / "cost.tsv"
+        *root.glob("cost/*.tsv")
     ]
     figures = [*root.glob("figures/*/*.svg"), *root.glob("figures/*/*.pdf")]
     for folder, files in (("tables", tables), ("figures", figures)):
