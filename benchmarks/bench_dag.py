@@ -34,7 +34,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         study = Path(folder, "large.yaml")
         study.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
-        command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "rules", "host", "reason", "--config", f"study={study}"]
+        command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "rules", "host", "reason"]
+        command += ["--config", f"study={study}"]
         started = time.perf_counter()
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - started

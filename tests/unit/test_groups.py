@@ -365,7 +365,7 @@ def test_margin_acts_like_a_reference_that_likes_the_negative_less(
 
 
 def f0(k: int) -> GroupBatch:
-    """Return the fixture F0 of methods.md 0.3 with its first k negatives."""
+    """Return the fixture F0 with its first k negatives."""
 
     def logps(chosen: float, *rejected: float) -> GroupLogps:
         rows = torch.tensor([[chosen, *rejected[:k]]], dtype=torch.float64)

@@ -172,7 +172,7 @@ def running_positions(kwargs: dict[str, Any]) -> dict[str, Any]:
 def test_the_tolerance_notices_answers_of_a_packed_row_that_are_not_kept_apart(
     model: LlamaForCausalLM, change: Any
 ) -> None:
-    """Both mistakes of a packed row, methods.md 27.2: the first answer is right all the same, every other one is moved.
+    """Both mistakes of a packed row: the first answer is right all the same, every other one is moved.
 
     Answers of one token are predicted by the prompt alone: there is nothing to go wrong. The smallest change of another is 200
     tolerances here; with float32 and a tolerance of 1e-3, wrong positions would pass.
