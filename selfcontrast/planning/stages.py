@@ -197,7 +197,6 @@ class _Planner:
         """Yield the stages in the order of the workflow."""
         splits = self.study.datasets[self.dataset].splits
         rows = splits.sft + splits.validation + splits.test
-        # Both import tokenizers, which takes most of their time in small studies.
         for rule in ("encode", "lint"):
             small = _small(rule, self.machine, rows)
             yield replace(small, seconds=small.seconds + IMPORT_S, longest=small.longest + IMPORT_S)

@@ -13,7 +13,7 @@ from selfcontrast.__main__ import check
 from selfcontrast.config import check_files, parse_study
 from selfcontrast.errors import ConfigError
 from selfcontrast.schema import Study
-from selfcontrast.sweep import expand_specs
+from selfcontrast.specs import expand_specs
 
 ROOT = Path(__file__).resolve().parents[2]
 POCKET = {"kind": "pairwise", "model": "m", "server": {"kind": "pocket"}}

@@ -133,10 +133,11 @@ def test_command_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 OWNER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from selfcontrast.schema import Server
 from selfcontrast.judging.servers import serving
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started all this in the background
 server = Server(kind="pocket").model_dump()
 with serving(server, {"kind": "pairwise", "model": "pocket"}, {}, Path(sys.argv[1])) as url:
     print(url, flush=True)

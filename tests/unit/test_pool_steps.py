@@ -263,7 +263,9 @@ def score_pool(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Pat
     gather(folder, split, [rows])
     by_length = SimpleNamespace(
         Params=SimpleNamespace,
-        score=lambda pools, prompts, params: [[len(a.text) for a in p.answers] for _ in (list(pools),) for p in pools],
+        score=lambda pools, prompts, params, counts: [
+            [len(a.text) for a in p.answers] for _ in (list(pools),) for p in pools
+        ],
     )
     with monkeypatch.context() as patch:
         patch.setattr(plugins, "load", lambda kind, name: by_length)

@@ -118,6 +118,14 @@ GOLDEN: dict[str, tuple[str, str]] = {
         "Human: Hello, how are you?\n\nAssistant: I'm doing great. How can I help you today?\n\n"
         "Human: I'd like to show off how chat templating works!\n\nAssistant:",
     ),
+    # berkeley-nest/Starling-RM-7B-alpha, one turn; several turns and the system turn are this project's rule
+    "starling": (
+        "<s>[INST] Hello, how are you? </s> [/INST] I'm doing great. How can I help you today?</s>"
+        "[INST] I'd like to show off how chat templating works! </s> [/INST]",
+        "<s>[INST] You are a friendly chatbot who always responds in the style of a pirate\n\n"
+        "Hello, how are you? </s> [/INST] I'm doing great. How can I help you today?</s>"
+        "[INST] I'd like to show off how chat templating works! </s> [/INST]",
+    ),
     # `build_zephyr_prompt` of THUDM/Self-Contrast, src/utils.py
     "zephyr_reference": (
         "<|system|>\n</s>\n<|user|>\nHello, how are you?</s>\n"
