@@ -263,8 +263,16 @@ def test_slurm_gave_each_job_a_gpu_of_its_own(story: Story) -> None:
 
 
 def test_jobs_saw_their_gpu_and_used_the_cpu_since_it_does_not_exist(story: Story) -> None:
-    with_model = {"sft", "generate_shard", "score_pool", "ref_logps", "train", "respond", "score_answers"}
-    with_model.add("gradient_noise")
+    with_model = {
+        "sft",
+        "generate_shard",
+        "score_pool",
+        "ref_logps",
+        "train",
+        "respond",
+        "score_answers",
+        "gradient_noise",
+    }
     told = {name: re.findall(r"GPUs (\S+), assigned by Slurm", text) for name, text in story.logs.items()}
     assert {Path(name).stem for name, ids in told.items() if ids} == with_model
     assert {x for ids in told.values() for x in ids} == {"0", "1"}
