@@ -41,11 +41,24 @@ def load_model(
     if quantise == "nf4":
         options["quantization_config"] = _nf4(getattr(torch, dtype))
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path), dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True, **options
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(path),
+            dtype=getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError, KeyError) as error:
         raise _cannot_load("causal language model", path, error) from None
+    if missing := sorted(info["missing_keys"]):  # transformers would go on with random ones
+        raise InputError(
+            "the checkpoint is no causal language model: it lacks weights of one",
+            expected=f"all weights of {type(model).__name__}",
+            found=f"{len(missing)} are missing, among them {missing[0]}",
+            where=str(path),
+            remedy="name a causal language model in models.<id>.path, or fetch the checkpoint again",
+        )
     model.eval()
     if quantise != "none":
         return model  # quantised weights are on their device already
