@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from selfcontrast.judges._wording import IMPARTIAL, NO_BIAS, PAIR, pair_values
+from selfcontrast.judges._wording import IMPARTIAL, NO_BIAS, PAIR, games_in_both_orders
 from selfcontrast.judging.cases import Case, Game, Judged, Score, Utterance
 from selfcontrast.judging.exchange import Reply
 from selfcontrast.judging.prompts import Template, one_verdict
@@ -53,14 +53,9 @@ def templates(params: Params) -> tuple[Template, ...]:
 
 def games(case: Case, params: Params) -> list[Game]:
     """Return two games, the judged answer first and then second; none where an answer is missing."""
-    answer, opponent = case.answers[-1], (case.opponents or (None,))[-1]
-    if answer is None or opponent is None:
-        return []
-    sampling = {"temperature": params.temperature, "max_tokens": params.max_tokens}
-    return [
-        Game(TEMPLATE, pair_values(case.turns[-1], answer, opponent, leads=leads), sampling, leads)
-        for leads in (True, False)
-    ]
+    return games_in_both_orders(
+        TEMPLATE, case, temperature=params.temperature, max_tokens=params.max_tokens, leads_first=True
+    )
 
 
 def read(reply: Reply, game: Game, params: Params) -> float | None:
