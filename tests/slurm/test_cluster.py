@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.skipif(REASON is not None, reason=R
 PROFILE = "profiles/slurm-without-accounts"
 PATIENCE_S = 900
 """For one thing to happen; a machine may be busy."""
+LISTED = ("RUNNING", "PENDING", "COMPLETING")
+"""The states that squeue lists unasked, and in which a job of a killed run may be found."""
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +187,7 @@ def story(cluster: Cluster, faults: object, tmp_path_factory: pytest.TempPathFac
             runs.append(on_cluster := Run.start(story.project, "--workflow-profile", PROFILE, "--retries", "1"))
             _kill_a_step(story, on_cluster)
             _drain_the_node(cluster, story, on_cluster)
-            _cancel_a_job_and_kill_snakemake(cluster, story, on_cluster)
-            runs.append(again := Run.start(story.project, "--workflow-profile", PROFILE, "--retries", "1"))
+            runs.append(again := _cancel_a_job_and_kill_snakemake(cluster, story, on_cluster))
             again.end()
         story.outputs = [on_cluster.output, again.output]
         story.states = dict(
@@ -208,25 +209,47 @@ def _kill_a_step(story: Story, run: Run) -> None:
         process.kill()
 
 
-def _drain_the_node(cluster: Cluster, story: Story, run: Run) -> None:
-    """Take the node out of service while jobs run, wait until they ended, look, and give it back."""
-    run.wait_until(lambda: len(jobs_of(cluster, story.project, "RUNNING")) > 1, "two jobs at a time")
+@contextlib.contextmanager
+def drained(cluster: Cluster) -> Iterator[None]:
+    """Take the node out of service: what runs goes on, and nothing starts."""
     cluster.ask("scontrol", "update", f"NodeName={cluster.host}", "State=DRAIN", "Reason=test")
     try:
-        run.wait_until(lambda: not jobs_of(cluster, story.project, "RUNNING", "COMPLETING"), "the end of the jobs")
-        run.wait_until(lambda: jobs_of(cluster, story.project, "PENDING"), "a job that waits for the node")
-        time.sleep(3)
-        story.queues["drained"] = jobs_of(cluster, story.project, "RUNNING")
+        yield
     finally:
         cluster.ask("scontrol", "update", f"NodeName={cluster.host}", "State=RESUME")
 
 
-def _cancel_a_job_and_kill_snakemake(cluster: Cluster, story: Story, run: Run) -> None:
+def _drain_the_node(cluster: Cluster, story: Story, run: Run) -> None:
+    """Take the node out of service while jobs run, wait until they ended, look, and give it back."""
+    run.wait_until(lambda: len(jobs_of(cluster, story.project, "RUNNING")) > 1, "two jobs at a time")
+    with drained(cluster):
+        run.wait_until(lambda: not jobs_of(cluster, story.project, "RUNNING", "COMPLETING"), "the end of the jobs")
+        run.wait_until(lambda: jobs_of(cluster, story.project, "PENDING"), "a job that waits for the node")
+        time.sleep(3)
+        story.queues["drained"] = jobs_of(cluster, story.project, "RUNNING")
+
+
+def _cancel_a_job_and_kill_snakemake(cluster: Cluster, story: Story, run: Run) -> Run:
+    """Kill Snakemake with a job in the queue that cannot end by itself, and return the run that comes after it."""
     run.wait_until(lambda: step_processes(story.project, "train"), "a training")
     run.wait_until(lambda: len(jobs_of(cluster, story.project, "RUNNING", "PENDING")) > 1, "two jobs")
     cluster.ask("scancel", jobs_of(cluster, story.project, "RUNNING", "PENDING")[0])
-    run.kill()
-    story.queues["killed"] = jobs_of(cluster, story.project, "RUNNING", "PENDING")
+    with drained(cluster):
+        run.wait_until(lambda: jobs_of(cluster, story.project, "PENDING"), "a job that waits for the node")
+        run.kill()
+        story.queues["killed"] = _settled_queue(cluster, story.project)
+        again = Run.start(story.project, "--workflow-profile", PROFILE, "--retries", "1")
+        again.wait_until(lambda: "jobs of an earlier run" in again.output, "the cancellation of jobs")
+    return again
+
+
+def _settled_queue(cluster: Cluster, project: Project) -> list[str]:
+    """Return the jobs that squeue lists once two looks agree: a submission may be on its way when Snakemake is killed."""
+    before, now = None, jobs_of(cluster, project, *LISTED)
+    while now != before:
+        time.sleep(2)
+        before, now = now, jobs_of(cluster, project, *LISTED)
+    return now
 
 
 def test_a_disturbed_run_on_the_cluster_gives_the_bytes_of_an_undisturbed_one_without(story: Story) -> None:

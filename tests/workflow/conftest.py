@@ -91,7 +91,10 @@ def copy_of_finished(finished: Project, tmp_path: Path) -> Project:
 
 
 def reproducible_files(project: Project, study: str = "smoke") -> dict[str, bytes]:
-    """Return what a run must reproduce byte for byte: everything but logs, run times and their sum."""
+    """Return what a run must reproduce byte for byte: everything but logs, run times and their sum.
+
+    Nor are shards of pools among it: they are temporary, and a kill between a job's end and their removal leaves some.
+    """
     root = project.folder / "results" / study
     volatile = {"logs", "benchmarks", "cost", "report.zip"}
     files = {}
@@ -100,6 +103,7 @@ def reproducible_files(project: Project, study: str = "smoke") -> dict[str, byte
         if (
             path.is_file()
             and parts[0] not in volatile
+            and "shards" not in parts
             and path.name
             not in ("run.json", "speed.jsonl", "replies.jsonl", "server.log", ".lock", ".snakemake_timestamp")
         ):
