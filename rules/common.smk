@@ -69,6 +69,8 @@ except SelfContrastError as error:
 FIGURES = ["scaling", "filters", "similarity", "length", "negatives"]
 if cfg.figures.gradient is not None:
     FIGURES.append("gradient")
+if cfg.evaluation.judges:
+    FIGURES.append("judges")
 
 
 wildcard_constraints:
@@ -414,7 +416,9 @@ def table_files(wildcards):
         "selfcontrast/metrics/_answers.py",
         "selfcontrast/evidence.py",
         "selfcontrast/main_table.py",
+        "selfcontrast/metric_names.py",
         "selfcontrast/tables.py",
+        "selfcontrast/cells.py",
         "selfcontrast/judge_tables.py",
         *(
             f"selfcontrast/stats/{module}.py"

@@ -92,7 +92,11 @@ rule tables:
 rule figures:
     input:
         code="selfcontrast/steps/figures.py",
-        lib=["selfcontrast/plotting.py", "selfcontrast/diagnostic_plots.py"],
+        lib=[
+            "selfcontrast/plotting.py",
+            "selfcontrast/diagnostic_plots.py",
+            "selfcontrast/metric_names.py",
+        ],
         spec="<results>/summary/spec.json",
         tables=rules.tables.output.manifest,
     output:

@@ -9,16 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from selfcontrast import plugins
 from selfcontrast.artifacts import Artifact
+from selfcontrast.cells import Cell
 from selfcontrast.stats import LEVEL
 from selfcontrast.stats.power import smallest_difference
 from selfcontrast.stats.trend import find_trend
 from selfcontrast.stats.variance import split_variance
-from selfcontrast.tables import COMPARED, Cell, compare_arms, compared_pairs
-
-HIGHER_IS_BETTER = ("score", "win_vs_sft", "win_vs_target")
-"""Metrics of which one arm is the best."""
+from selfcontrast.tables import compare_arms, compared_pairs
 
 
 def best_table(cells: list[Cell]) -> pd.DataFrame:
@@ -29,7 +26,7 @@ def best_table(cells: list[Cell]) -> pd.DataFrame:
     """
     rows = []
     for cell in cells:
-        for metric in HIGHER_IS_BETTER:
+        for metric in cell.merits:
             values = {arm: v for arm, v in cell.values(metric).items() if not np.isnan(v).all()}
             if not values:
                 continue
@@ -45,7 +42,7 @@ def variance_table(cells: list[Cell]) -> pd.DataFrame:
     """Return for each arm and metric what prompts, seeds, their interaction and single answers add to the variance."""
     rows = []
     for cell in cells:
-        for metric in plugins.names("metrics"):
+        for metric in cell.metrics:
             for arm, answers in cell.answers(metric).items():
                 c = split_variance(answers)
                 counts = [c.n_prompts, c.n_seeds, c.n_samples]
@@ -62,7 +59,7 @@ def power_table(cells: list[Cell]) -> pd.DataFrame:
     """
     rows = []
     for cell in cells:
-        for metric in COMPARED:
+        for metric in cell.compared:
             answers = cell.answers(metric)
             for a, b in compared_pairs(cell, metric):
                 c = split_variance(answers[a] - answers[b])
@@ -85,11 +82,11 @@ def trend_table(cells: list[Cell]) -> pd.DataFrame:
             if arm.is_trained:
                 sweeps[arm.method, arm.selection][arm.n] = arm_id
         for (method, selection), by_n in sweeps.items():
-            for metric in plugins.names("metrics") if len(by_n) > 1 else ():
+            for metric in cell.metrics if len(by_n) > 1 else ():
                 values = cell.values(metric)
                 if not all(arm in values for arm in by_n.values()):
                     continue
-                trend = find_trend({n: values[arm] for n, arm in by_n.items()}, cell.resamples)
+                trend = find_trend({n: values[arm] for n, arm in by_n.items()}, cell.resamples_of(metric))
                 e, ns = trend.slope, " ".join(str(n) for n in sorted(by_n))
                 found = [e.value, e.low, e.high, trend.p, trend.page_p, trend.direction]
                 rows.append([*cell.key, method, selection, metric, ns, *found])

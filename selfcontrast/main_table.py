@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from selfcontrast.metric_names import is_rate, short_names
 from selfcontrast.schema import Study
 from selfcontrast.tables import ALL_SEEDS
 
@@ -108,7 +109,8 @@ def escape_latex(text: str) -> str:
 
 def _blocks(study: Study, tables: Mapping[str, pd.DataFrame]) -> Iterator[_Block]:
     over_all = tables["metrics"][tables["metrics"]["seed"] == ALL_SEEDS]
-    titles = _titles(study)
+    titles = short_names(study)
+    rates = {m for m in titles if is_rate(study, m)}
     shown = [m for m in titles if m in set(over_all["metric"])]
     for (dataset, model), part in over_all.groupby(["dataset", "model"], sort=False):
         here = {name: _of(frame, dataset, model) for name, frame in tables.items()}
@@ -122,7 +124,9 @@ def _blocks(study: Study, tables: Mapping[str, pd.DataFrame]) -> Iterator[_Block
             cells = []
             for metric in shown:
                 is_best = best.get((metric, arm), "") == arm
-                cells.append((_cell(by_metric, metric), is_best, (metric, arm) in alike and not is_best))
+                cells.append(
+                    (_cell(by_metric, metric, metric in rates), is_best, (metric, arm) in alike and not is_best)
+                )
             rows.append((str(arm), cells))
         n_prompts = study.datasets[str(dataset)].splits.model_dump()[study.evaluation.split]
         title = (
@@ -137,23 +141,14 @@ def _of(frame: pd.DataFrame, dataset: object, model: object) -> pd.DataFrame:
     return frame[(frame["dataset"] == dataset) & (frame["model"] == model)]
 
 
-def _titles(study: Study) -> dict[str, str]:
-    return {
-        "score": f"mean {study.evaluation.judge}",
-        "win_vs_sft": "wins vs SFT, %",
-        "win_vs_target": "wins vs target, %",
-        "length": "tokens",
-    }
-
-
-def _cell(rows: pd.DataFrame, metric: str) -> str:
+def _cell(rows: pd.DataFrame, metric: str, percent: bool) -> str:
     if metric not in rows.index:
         return "-"
     value, low, high = (float(rows.loc[metric, c]) for c in ("value", "low", "high"))  # type: ignore[arg-type]
     n = int(rows.loc[metric, "answers"])  # type: ignore[arg-type]
     if not n:
         return "no value"
-    if metric.startswith("win"):
+    if percent:
         return format_rate(value, low, high, n=n)
     digits = 1 if metric == "length" else 3
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
@@ -162,14 +157,14 @@ def _cell(rows: pd.DataFrame, metric: str) -> str:
 def _notes(study: Study, tables: Mapping[str, pd.DataFrame], shown: list[str]) -> Iterator[str]:
     """Yield sentences on marks, trend, power and nulls."""
     yield f"Bold: the best arm. {ALIKE}: not distinguishable from it (paired by prompt, 5 % level, Holm's correction)."
-    titles = _titles(study)
+    titles = short_names(study)
     trend = tables["trend"]
     rows = trend[(trend["method"] + "-" + trend["selection"]) == study.figures.scaling]
     rows = rows[rows["metric"].isin([m for m in shown if m != "length"])]
     if len(rows):
         parts = [
-            f"{titles[r['metric']]} {_signed(r['metric'], r['per_doubling'])} "
-            f"[{_signed(r['metric'], r['low'])}, {_signed(r['metric'], r['high'])}], {_p(r['p'])}"
+            f"{titles[r['metric']]} {_signed(titles[r['metric']], r['per_doubling'])} "
+            f"[{_signed(titles[r['metric']], r['low'])}, {_signed(titles[r['metric']], r['high'])}], {_p(r['p'])}"
             for _, r in rows.iterrows()
         ]
         ns = rows["n"].iloc[0].replace(" ", ", ")
@@ -177,7 +172,7 @@ def _notes(study: Study, tables: Mapping[str, pd.DataFrame], shown: list[str]) -
     power = tables["power"].dropna(subset="smallest")
     if len(power):
         medians = power.groupby("metric", sort=False)["smallest"].median()
-        parts = [f"{titles[m]} {_scaled(m, v)}" for m, v in medians.items() if m in shown]
+        parts = [f"{titles[m]} {_scaled(titles[m], v)}" for m, v in medians.items() if m in shown]
         yield f"Smallest difference that would be found with 80 % power (median of the comparisons): {'; '.join(parts)}."
     nulls = tables["metrics"][tables["metrics"]["seed"] == ALL_SEEDS].groupby("metric", sort=False)["nulls"].sum()
     if nulls.sum():
@@ -185,12 +180,12 @@ def _notes(study: Study, tables: Mapping[str, pd.DataFrame], shown: list[str]) -
         yield f"Answers without a value, left out, over all arms: {'; '.join(parts)}."
 
 
-def _scaled(metric: str, value: float) -> str:
-    return f"{100 * value:.1f}" if metric.startswith("win") else f"{value:.{1 if metric == 'length' else 3}f}"
+def _scaled(title: str, value: float) -> str:
+    return f"{100 * value:.1f}" if title.endswith("%") else f"{value:.{1 if title == 'tokens' else 3}f}"
 
 
-def _signed(metric: str, value: float) -> str:
-    return ("" if value < 0 else "+") + _scaled(metric, value)
+def _signed(title: str, value: float) -> str:
+    return ("" if value < 0 else "+") + _scaled(title, value)
 
 
 def _p(value: float) -> str:

@@ -40,9 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the tables."""
     from selfcontrast import evidence, main_table, tables
+    from selfcontrast.cells import read_cells
 
     study = Study.model_validate(step.spec["study"])
-    cells = tables.read_cells(study, step.folder.parent, step.spec["arms"])
+    cells = read_cells(study, step.folder.parent, step.spec["arms"])
     made = {
         "metrics": tables.metrics_table(cells),
         "comparisons": tables.comparisons_table(cells),

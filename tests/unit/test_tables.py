@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from selfcontrast import artifacts, evidence, main_table, tables
+from selfcontrast.cells import Cell, mean_of_known
 from selfcontrast.config import load_study
+from selfcontrast.judge_tables import Judgements
 from selfcontrast.layout import Layout
 from selfcontrast.metrics._answers import win_share
+from selfcontrast.stats import Resamples
 from selfcontrast.sweep import arms_of
 
 STUDY = load_study("smoke")
@@ -24,9 +27,17 @@ SFT, DPO, HALF1, HALF2 = ARMS
 N = STUDY.datasets["hh"].splits.test
 
 
-def cell_of(root: Path = Path("nowhere"), **metrics: dict[str, NDArray]) -> tables.Cell:
-    """Return a cell whose metrics ``(seeds, prompts, samples)`` are given by arm; the others have none."""
-    cell = tables.Cell(STUDY, Layout(root, "hh", "pocket"), ARMS)
+def cell_of(
+    root: Path = Path("nowhere"), *, judged: dict[str, NDArray] | None = None, **metrics: dict[str, NDArray]
+) -> Cell:
+    """Return a cell whose metrics ``(seeds, prompts, samples)`` are given by arm; the others have none.
+
+    Args:
+        judged: what the judge `truth` says.
+    """
+    cell = Cell(STUDY, Layout(root, "hh", "pocket"), ARMS)
+    draws = Resamples.draw(n_prompts=N, n_resamples=STUDY.evaluation.bootstrap, seed=0)
+    vars(cell)["judgements"] = {"truth": Judgements(judged or {}, draws, 0)}
     vars(cell)["prompt_ids"] = [f"p{i}" for i in range(N)]
     cell._answers.update({m: metrics.get(m, {}) for m in ("length", "score", "win_vs_sft", "win_vs_target")})
     return cell
@@ -45,7 +56,7 @@ CELL = cell_of(
 )
 
 
-def made(cell: tables.Cell = CELL) -> dict[str, pd.DataFrame]:
+def made(cell: Cell = CELL) -> dict[str, pd.DataFrame]:
     return {
         "metrics": tables.metrics_table([cell]),
         "best": evidence.best_table([cell]),
@@ -66,7 +77,7 @@ def test_win_share_with_nulls_by_hand() -> None:
 
 
 def test_means_of_samples_leave_nulls_out() -> None:
-    found = tables.mean_of_known(np.array([[1.0, np.nan], [2.0, 4.0], [np.nan, np.nan]]))
+    found = mean_of_known(np.array([[1.0, np.nan], [2.0, 4.0], [np.nan, np.nan]]))
     assert found[:2].tolist() == [1, 3]
     assert np.isnan(found[2])
 
@@ -168,6 +179,17 @@ def test_markdown_marks_the_best_and_its_like() -> None:
     assert "each doubling of n (n = 1, 2): mean grade +0.0" in notes[1]
     assert "80 % power" in notes[2]
     assert len(notes) == 3
+
+
+def test_a_judge_has_a_column_in_percent_and_a_gap_for_the_arm_that_it_compares_with() -> None:
+    judged = {arm: np.full((2, N, 1), v) for arm, v in ((DPO, 0.25), (HALF1, 0.5), (HALF2, 0.75))}
+    scores = graded({SFT: 0.0, DPO: 0.001, HALF1: 0.5, HALF2: 0.502})
+    lines = main_table.markdown(STUDY, made(cell_of(judged=judged, score=scores))).splitlines()
+    rows = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")] for line in lines if line.startswith("| ")}
+    column = rows["arm"].index("truth: wins vs SFT, %")
+    assert rows[SFT][column] == "-"
+    assert rows[DPO][column] == "25.0 [25.0, 25.0] n=48"
+    assert rows[HALF2][column] == "**75.0 [75.0, 75.0] n=48**"
 
 
 def test_nulls_are_said_below_the_table_and_nothing_stands_for_no_value() -> None:

@@ -44,7 +44,7 @@ def test_smoke_plans_every_rule_and_shared_work_once(project):
         "respond": 8,
         "score_answers": 8,
     }
-    expected |= {"diagnose_negatives": 1, "gradient_noise": 1, "tables": 1, "figures": 6, "cost": 1}
+    expected |= {"diagnose_negatives": 1, "gradient_noise": 1, "judge": 1, "tables": 1, "figures": 7, "cost": 1}
     assert {rule: jobs[rule] for rule in expected} == expected
 
 
@@ -116,7 +116,7 @@ def test_several_gpus_train_by_accelerate_and_other_steps_use_one(two_gpus):
     assert all("--sharing packed --tokens 512 --save-every 600" in x for x in commands if started in x)
     others = [x for x in commands if started not in x]
     assert {x.split("--granted ")[1].split(" -m selfcontrast.steps.")[0] for x in others} == {"0 --", "1 --"}
-    assert {x.split("selfcontrast.steps.")[1].split()[0] for x in others if "--granted 0" in x} == {"pretrain"}
+    assert {x.split("selfcontrast.steps.")[1].split()[0] for x in others if "--granted 0" in x} == {"pretrain", "judge"}
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,16 @@ from conftest import ROOT, Project
 
 MT_BENCH = ROOT.parent / "shared" / "data" / "mt-bench"
 
-JUDGES = """bootstrap: 200
-  judges:
-    truth: {kind: pairwise, model: pocket, server: {kind: pocket}}
+OWN = "    truth: {kind: pairwise, model: pocket, server: {kind: pocket}, prompts: 8}\n"
+"""The judge that the smoke study has."""
+JUDGES = """    truth: {kind: pairwise, model: pocket, server: {kind: pocket}}
     alpaca: {kind: alpaca_eval, prompt: own, model: pocket, server: {kind: pocket}, opponent: target}
 """
-MT_JUDGE = """bootstrap: 200
+MT_QUESTIONS = """bootstrap: 200
   questions:
     mtbench: {layout: mt_bench, path: data/question.jsonl, references: data/reference.jsonl, max_new_tokens: 8}
-  judges:
-    mt:
+"""
+MT_JUDGE = """    mt:
       kind: mt_bench
       model: counter
       prompts_file: data/prompts.jsonl
@@ -39,9 +39,11 @@ asyncio.run(serve(int(sys.argv[1]), reply))
 
 
 def test_dry_run_judges_every_arm_once_and_only_if_asked(project: Project) -> None:
+    project.edit("config/smoke.yaml", f"  judges:\n{OWN}", "")
     plain = project.snakemake("-n", "--config", "study=smoke")
     assert "rule judge" not in plain.stdout
-    project.edit("config/smoke.yaml", "bootstrap: 200\n", JUDGES)
+    assert "figures/judges" not in plain.stdout
+    project.edit("config/smoke.yaml", "bootstrap: 200\n", f"bootstrap: 200\n  judges:\n{JUDGES}")
     done = project.snakemake("-n", "--config", "study=smoke", "--quiet", "rules")
     assert done.returncode == 0, done.stdout
     counted = project.snakemake("-n", "--config", "study=smoke")
@@ -51,7 +53,7 @@ def test_dry_run_judges_every_arm_once_and_only_if_asked(project: Project) -> No
 @pytest.mark.slow
 def test_judges_reach_the_tables_and_a_change_of_limits_asks_nothing(copy_of_finished: Project) -> None:
     project = copy_of_finished
-    project.edit("config/smoke.yaml", "bootstrap: 200\n", JUDGES)
+    project.edit("config/smoke.yaml", OWN, JUDGES)
     done = project.snakemake("--config", "study=smoke")
     assert done.returncode == 0, done.stdout[-5000:]
     assert "rule train:" not in done.stdout
@@ -84,7 +86,8 @@ def test_mt_bench_in_two_turns_with_a_local_judge(project: Project) -> None:
     ):
         (data / name).symlink_to(MT_BENCH / source)
     (project.folder / "tests_counter.py").write_text(COUNTER)
-    project.edit("config/smoke.yaml", "bootstrap: 200\n", MT_JUDGE)
+    project.edit("config/smoke.yaml", "bootstrap: 200\n", MT_QUESTIONS)
+    project.edit("config/smoke.yaml", OWN, MT_JUDGE)
     project.edit("config/smoke.yaml", "      n_layers: 2\n", "      n_layers: 2\n      max_length: 2048\n")
     project.edit("config/smoke.yaml", "    max_length: 128\n", "    max_length: 2048\n")
     project.edit("config/smoke.yaml", "seeds: [0, 1]", "seeds: [0]")

@@ -1,0 +1,172 @@
+"""A data set with a model in a finished study: every metric of every answer, read once, for all tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from selfcontrast import plugins
+from selfcontrast.artifacts import Artifact
+from selfcontrast.judge_tables import Judgements, read_judgements
+from selfcontrast.layout import Layout
+from selfcontrast.metrics._answers import Answers
+from selfcontrast.records import TARGET
+from selfcontrast.schema import Study
+from selfcontrast.seeds import derive_seed
+from selfcontrast.stats import Resamples
+from selfcontrast.sweep import Arm, arms_of, baseline_id, models_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One data set with one model: everything that its tables are made from."""
+
+    study: Study
+    layout: Layout
+    arms: dict[str, Arm]
+    _answers: dict[str, dict[str, NDArray]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def judged(self) -> tuple[str, ...]:
+        """Return the metrics that are judgements of language models, of those that judged anything."""
+        return tuple(f"judge_{i}" for i, j in self.judgements.items() if j.resamples is not None)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Return the names of all metrics."""
+        return (*plugins.names("metrics"), *self.judged)
+
+    @property
+    def merits(self) -> tuple[str, ...]:
+        """Return the metrics of which more is better, so that one arm is the best."""
+        return ("score", "win_vs_sft", "win_vs_target", *self.judged)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Return the metrics whose differences are tested."""
+        return ("score", "win_vs_target", *self.judged, "length")
+
+    @property
+    def key(self) -> list[str]:
+        """Return the first two columns of every table."""
+        return [self.layout.dataset, self.layout.model]
+
+    @cached_property
+    def prompt_ids(self) -> list[str]:
+        """Return the held-out prompts, in the order of every array."""
+        return Artifact.open(self.layout.prompts).table(f"{self.study.evaluation.split}.parquet", ["prompt_id"])[
+            "prompt_id"
+        ]
+
+    @cached_property
+    def scores(self) -> dict[tuple[str, int], NDArray]:
+        """Return the judge's scores ``(prompts, samples)`` by arm and seed; NaN where the judge gave none."""
+        return {(a, s): self._read(a, s)[0] for a in self.arms for s in self.study.seeds}
+
+    @cached_property
+    def target_score(self) -> NDArray | None:
+        """Return the judge's score of the SFT targets, ``(prompts,)``."""
+        return self._read(next(iter(self.arms)), self.study.seeds[0])[1] if self.study.evaluation.target_wins else None
+
+    def _read(self, arm: str, seed: int) -> tuple[NDArray, NDArray]:
+        e = self.study.evaluation
+        table = Artifact.open(self.layout.answer_scores(arm, seed, e.split, e.judge)).table("scores.parquet")
+        place = {p: i for i, p in enumerate(self.prompt_ids)}
+        found = np.full((len(place), e.samples + 1), np.nan)  # the target is the last of each row
+        has_row = np.zeros(found.shape, dtype=bool)
+        for prompt_id, response_id, score in zip(*table.values(), strict=True):
+            k = e.samples if response_id == TARGET else int(response_id.rsplit(".", 1)[1])
+            has_row[place[prompt_id], k] = True
+            if score is not None:
+                found[place[prompt_id], k] = score
+        if not has_row.all():
+            raise ValueError(f"arm {arm}, seed {seed}: a prompt or sample has no row of scores")
+        return found[:, :-1], found[:, -1]
+
+    @cached_property
+    def lengths(self) -> dict[tuple[str, int], NDArray]:
+        """Return the tokens of each answer ``(prompts, samples)`` by arm and seed."""
+        return {(a, s): self._lengths(a, s) for a in self.arms for s in self.study.seeds}
+
+    def _lengths(self, arm: str, seed: int) -> NDArray:
+        artifact = Artifact.open(self.layout.answers(arm, seed, self.study.evaluation.split))
+        lengths = artifact.table("responses.parquet", ["n_tokens"])["n_tokens"]
+        return np.array(lengths).reshape(len(self.prompt_ids), -1)
+
+    def answers(self, metric: str) -> dict[str, NDArray]:
+        """Return a metric of every answer, ``(seeds, prompts, samples)``, by arm; an arm without it has no entry.
+
+        NaN is a null: an answer without a value, left out of every mean and counted.
+        """
+        if metric in self.judged:
+            return self.judgements[metric.removeprefix("judge_")].values
+        if metric not in self._answers:
+            self._answers[metric] = self._of_metric(metric)
+        return self._answers[metric]
+
+    def resamples_of(self, metric: str) -> Resamples:
+        """Return the bootstrap draws over the prompts of a metric."""
+        own = self.judgements[metric.removeprefix("judge_")].resamples if metric in self.judged else None
+        return own or self.resamples
+
+    def _of_metric(self, metric: str) -> dict[str, NDArray]:
+        module = plugins.load("metrics", metric)
+        baseline = baseline_id(self.study)
+        opponents = np.concatenate([self.scores[baseline, s] for s in self.study.seeds], axis=1)
+        found = {}
+        for arm in self.arms:
+            rows = [
+                module.values(
+                    Answers(self.scores[arm, s], self.lengths[arm, s], self.target_score, opponents, arm == baseline),
+                    module.Params(),
+                )
+                for s in self.study.seeds
+            ]
+            if rows[0] is not None:
+                found[arm] = np.stack(rows)
+        return found
+
+    def values(self, metric: str) -> dict[str, NDArray]:
+        """Return a metric's mean over the samples of each prompt, ``(seeds, prompts)``, by arm; NaN without any."""
+        return {arm: mean_of_known(values) for arm, values in self.answers(metric).items()}
+
+    @cached_property
+    def judgements(self) -> dict[str, Judgements]:
+        """Return what each language model that judges says, by its id."""
+        return {
+            judge: read_judgements(self.study, self.layout, list(self.arms), judge)
+            for judge in self.study.evaluation.judges
+        }
+
+    @cached_property
+    def resamples(self) -> Resamples:
+        """Return the bootstrap draws that all arms share, and all metrics but judgements, which may have fewer prompts."""
+        seed = derive_seed(self.study.seed, "bootstrap", self.layout.dataset, self.layout.model)
+        return Resamples.draw(
+            n_prompts=len(self.prompt_ids),
+            n_resamples=self.study.evaluation.bootstrap,
+            seed=seed,
+        )
+
+
+def read_cells(study: Study, root: Path, arms: dict[str, list[str]]) -> list[Cell]:
+    """Return one cell for each data set and model; ``arms`` holds the ids of each data set's arms, in their order."""
+    return [
+        Cell(study, Layout(root, d, m), {i: arms_of(study, d)[i] for i in arms[d]})
+        for d in study.datasets
+        for m in models_of(study, d)
+    ]
+
+
+def mean_of_known(values: NDArray) -> NDArray:
+    """Return the mean over the last axis of what is not NaN; NaN where nothing is."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0.0).sum(-1) / known.sum(-1)
