@@ -1,4 +1,4 @@
-"""Commands beside the workflow: ``python -m selfcontrast check | plan | show | publish | lint STUDY``, and others."""
+"""Commands beside the workflow: ``python -m selfcontrast check | plan | show | export | lint STUDY``, and others."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pathlib import Path
 from selfcontrast import calibration
 from selfcontrast.config import check_files, load_study
 from selfcontrast.errors import InputError, SelfContrastError
+from selfcontrast.exporting import command as exporting
 from selfcontrast.judging.price import price_of
-from selfcontrast.linting.command import add_flags, lint
+from selfcontrast.linting import command as linting
 from selfcontrast.planning.machines import MACHINES
 from selfcontrast.planning.report import describe_plan
 from selfcontrast.progress import follow
@@ -35,8 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("study", help="name under config/, or path of a YAML file")
         command.set_defaults(work=lambda args, function=function: function(args.study))
     command = commands.add_parser("lint", help="check preference data: a file of records, or the data sets of a study")
-    add_flags(command)
-    command.set_defaults(work=lambda args: lint(args, RESULTS))
+    linting.add_flags(command)
+    command.set_defaults(work=lambda args: linting.lint(args, RESULTS))
+    command = commands.add_parser(
+        "export", help="write preference sets, answers and models in the layouts of other tools"
+    )
+    exporting.add_flags(command)
+    command.set_defaults(work=lambda args: exporting.export(args, RESULTS))
     command = commands.add_parser("plan", help="what a study will cost: jobs, tokens, hours, memory, disk")
     command.add_argument("study", help="name under config/, or path of a YAML file")
     command.add_argument("--machine", choices=sorted(MACHINES), help="device to price it for; a GPU or one CPU core")
