@@ -48,8 +48,17 @@ def front_matter(data: Mapping[str, Any]) -> str:
     """Return YAML between its marks; keys without a value are left out."""
     import yaml
 
-    kept = {key: value for key, value in data.items() if value not in (None, [], {}, "")}
-    return f"---\n{yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=1000)}---\n"
+    kept = {key: _in_lines(value) for key, value in data.items() if value not in (None, [], {}, "")}
+    return f"---\n{yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100_000)}---\n"
+
+
+def _in_lines(value: Any) -> Any:
+    """Return a value whose texts have one line each: a line of three hyphens would end the front matter."""
+    if isinstance(value, dict):
+        return {key: _in_lines(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_in_lines(v) for v in value]
+    return _BLANK.sub(" ", value) if isinstance(value, str) else value
 
 
 def licence_tags(licence: str) -> dict[str, str]:
