@@ -42,9 +42,11 @@ class Price:
 
 
 def has_price(judge: Judge) -> bool:
-    """Return whether it is known what a judge costs: a price, or a server or endpoint on this machine, which is free."""
+    """Return whether it is known what a judge costs: it has a price, or runs on this machine and asks for no key."""
     if judge.endpoint is None or judge.limits.input_usd is not None or judge.limits.output_usd is not None:
         return True
+    if judge.endpoint.key_env is not None:  # a gateway on this machine may pass requests on to one that costs money
+        return False
     host = urlsplit(judge.endpoint.url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
