@@ -101,3 +101,8 @@ def data_source(target: Target) -> tuple[str, str | None]:
 def hub_id(path: str | None) -> str | None:
     """Return a checkpoint's path if it is an id of the hub rather than a folder."""
     return path if path is not None and _HUB_ID.fullmatch(path) and not Path(path).is_dir() else None
+
+
+def checkpoint_name(path: str) -> str:
+    """Return how a checkpoint is called in public: its id, or the name of its folder alone."""
+    return hub_id(path) or Path(path).name

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from selfcontrast import plugins
 from selfcontrast.artifacts import Artifact, files_of, read_jsonl
 from selfcontrast.errors import InputError
+from selfcontrast.exporting.cards import checkpoint_name
 from selfcontrast.exporting.folder import Export
 from selfcontrast.exporting.model_card import model_card
 from selfcontrast.exporting.targets import Target
@@ -37,6 +38,8 @@ def fill_model(target: Target, export: Export, folder: Path, *, with_weights: bo
     policy = export.note(target.open(target.policy), target.root)
     tables = export.note(target.open(target.root / "tables" / "manifest.json"), target.root)
     settings = target.spec_of(policy, target.policy_spec)
+    if settings.get("base"):
+        settings["base"] = checkpoint_name(settings["base"])
     export.more |= {"training": policy.manifest, "settings": settings}
     if with_weights:
         _copy(target, policy, folder)

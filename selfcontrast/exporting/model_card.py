@@ -12,6 +12,7 @@ from selfcontrast.exporting.cards import (
     PROJECT,
     UNKNOWN,
     block,
+    checkpoint_name,
     code,
     data_licence,
     data_source,
@@ -131,7 +132,7 @@ def _making(target: Target, source: str) -> str:
     base = (
         f"a small model from scratch ({model.scratch.n_layers} layers of width {model.scratch.width})"
         if model.scratch is not None
-        else code(hub_id(model.path) or Path(str(model.path)).name)
+        else code(checkpoint_name(str(model.path)))
     )
     sft = (
         f"supervised fine-tuning on the answers of {data.splits.sft:,} prompts"

@@ -15,7 +15,9 @@ from upload_server import Repo, UploadHub, serve
 from selfcontrast import artifacts, cli
 from selfcontrast.__main__ import main
 from selfcontrast.checkpoints import save_checkpoint
+from selfcontrast.config import load_study
 from selfcontrast.exporting import cards
+from selfcontrast.exporting.targets import Target, targets_of
 from selfcontrast.judging.questions import read_answers
 from selfcontrast.records import TRAINING_PROMPT, Message
 from selfcontrast.rendering import Renderer, prepare_tokenizer
@@ -267,6 +269,35 @@ def test_alpaca_eval_reads_the_answers(trial: Trial) -> None:
     assert list(benchmark["dataset"]) == ["koala", "koala"]
 
 
+def test_alpaca_eval_rates_them(trial: Trial) -> None:
+    """Its own `evaluate`, with a stand-in for the judge, which likes the first of the three answers alone."""
+    import pandas as pd
+    from alpaca_eval import main as alpaca_main
+    from alpaca_eval.annotators import PairwiseAnnotator
+
+    class Annotator(PairwiseAnnotator):  # type: ignore[misc]
+        def __call__(self, to_annotate: Any, **_: Any) -> list[dict[str, Any]]:
+            rows = pd.DataFrame(to_annotate).to_dict("records")
+            return [{**r, "annotator": "one", "preference": 1.0 + r["output_2"].endswith("p0")} for r in rows]
+
+    assert trial.arm("alpaca_eval") == 0
+    folder = trial.folder_of("alpaca_eval") / "split-test"
+    board, annotations = alpaca_main.evaluate(
+        model_outputs=folder / "model_outputs.json",
+        reference_outputs=folder / "reference_outputs.json",
+        annotators_config="alpaca_eval_gpt4",
+        caching_path=None,
+        output_path=None,
+        precomputed_leaderboard=None,
+        is_return_instead_of_print=True,
+        fn_metric="get_winrate",
+        sort_by="win_rate",
+        Annotator=Annotator,
+    )
+    assert board.loc[f"hh-pocket-{ARM}-s0", "win_rate"] == pytest.approx(100 / 3)
+    assert [a["generator_1"] for a in annotations] == ["target"] * 3
+
+
 def test_mt_bench_answers_have_fastchats_layout_and_leave_out_what_has_none(
     trial: Trial, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -432,6 +463,52 @@ def test_front_matter_cannot_be_left_by_a_text_in_it() -> None:
     card = DatasetCard(matter + "\ntext")
     assert card.data.to_dict() == {"pretty_name": "a --- license: mit", "tags": ["b --- # c"]}
     assert card.text.strip() == "text"
+
+
+# Where things are from
+
+
+def target_of(study: str) -> Target:
+    loaded = load_study(study)
+    return targets_of(loaded, Path("results"), arm=None, seed=None, dataset=None, model=None)[0]
+
+
+def test_sources_and_licences_are_those_of_the_study() -> None:
+    from_hub, world = target_of(str(ROOT / "config/qwen-small.yaml")), target_of(str(ROOT / "config/smoke.yaml"))
+    text, repo = cards.data_source(from_hub)
+    assert repo == "HuggingFaceH4/ultrafeedback_binarized"
+    assert repo in text
+    assert cards.data_source(world)[1] is None
+    assert cards.data_licence(from_hub, "MIT") == "MIT"
+    assert cards.data_licence(from_hub, "yours") == cards.UNKNOWN
+    assert cards.data_licence(world, "MIT") == "Apache-2.0"
+    assert cards.licence_tags("MIT") == {"license": "mit"}
+    assert cards.licence_tags(cards.UNKNOWN) == {"license": "unknown"}
+    assert cards.licence_tags("Apache-2.0, not to compete")["license"] == "other"
+
+
+def test_folders_of_this_machine_stay_out_of_cards(tmp_path: Path) -> None:
+    assert cards.hub_id("Qwen/Qwen2.5-0.5B") == cards.checkpoint_name("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
+    assert cards.hub_id(str(tmp_path)) is None
+    assert cards.hub_id("./models/mine") is None
+    assert cards.checkpoint_name("/home/me/models/mine") == "mine"
+
+
+def test_base_model_from_elsewhere_is_named_without_its_folder_and_its_licence_is_unknown(
+    trial: Trial,
+) -> None:
+    from huggingface_hub import ModelCard
+
+    study = yaml.safe_load(trial.config.read_text(encoding="utf-8"))
+    del study["models"]["pocket"]["scratch"]
+    study["models"]["pocket"]["path"] = "/home/me/secret/base"
+    trial.config.write_text(yaml.safe_dump(study), encoding="utf-8")
+    spec = {"base": "/home/me/secret/base"}
+    finish(trial.root / "hh/pocket/sft", spec)
+    assert trial.export("model", "--arm", SFT) == 0
+    folder = trial.folder_of("model", f"hh-pocket-{SFT}")
+    assert ModelCard.load(folder / "README.md").data.license == "unknown"
+    assert not [p for p in artifacts.files_of(folder) if b"secret" in p.read_bytes()]
 
 
 # Uploads
