@@ -16,7 +16,7 @@ VLLM := $(abspath .venv-vllm)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env env-vllm tiny run plan show report publish check calibrate-judges test lint types unit smoke test-slurm test-vllm vllm-if-there bench-train bench-generate bench-similarity bench-scale bench-judge bench-tables clean
+.PHONY: help env env-vllm tiny run plan show report export publish check calibrate-judges test lint types unit smoke test-slurm test-vllm vllm-if-there bench-train bench-generate bench-similarity bench-scale bench-judge bench-tables clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -62,6 +62,9 @@ show: env ## print the main table of STUDY
 
 report: env ## write results/STUDY/report.zip, the HTML report of a finished study
 	snakemake --cores 1 --config study=$(STUDY) --report results/$(basename $(notdir $(STUDY)))/report.zip
+
+export: env ## preference sets, answers and models of a finished STUDY in other tools' layouts (WHAT=preferences|alpaca_eval|mt_bench|model)
+	@python -m selfcontrast export $(STUDY) $(WHAT)
 
 publish: env ## copy the tables and figures of STUDY to results/published/
 	@python -m selfcontrast publish $(STUDY)

@@ -1,4 +1,4 @@
-"""Commands beside the workflow: ``python -m selfcontrast check | plan | show | publish | lint STUDY``, and others."""
+"""Commands beside the workflow: ``python -m selfcontrast check | plan | show | export | lint STUDY``, and others."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pathlib import Path
 from selfcontrast import calibration
 from selfcontrast.config import check_files, load_study
 from selfcontrast.errors import InputError, SelfContrastError
-from selfcontrast.judging.price import price_of
-from selfcontrast.linting.command import add_flags, lint
+from selfcontrast.exporting import command as exporting
+from selfcontrast.judging.price import judge_price
+from selfcontrast.linting import command as linting
 from selfcontrast.planning.machines import MACHINES
 from selfcontrast.planning.report import describe_plan
 from selfcontrast.progress import follow
@@ -35,8 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("study", help="name under config/, or path of a YAML file")
         command.set_defaults(work=lambda args, function=function: function(args.study))
     command = commands.add_parser("lint", help="check preference data: a file of records, or the data sets of a study")
-    add_flags(command)
-    command.set_defaults(work=lambda args: lint(args, RESULTS))
+    linting.add_flags(command)
+    command.set_defaults(work=lambda args: linting.lint(args, RESULTS))
+    command = commands.add_parser(
+        "export", help="write preference sets, answers and models in the layouts of other tools"
+    )
+    exporting.add_flags(command)
+    command.set_defaults(work=lambda args: exporting.export(args, RESULTS))
     command = commands.add_parser("plan", help="what a study will cost: jobs, tokens, hours, memory, disk")
     command.add_argument("study", help="name under config/, or path of a YAML file")
     command.add_argument("--machine", choices=sorted(MACHINES), help="device to price it for; a GPU or one CPU core")
@@ -71,26 +77,8 @@ def check(name: str) -> str:
         arms = arms_of(study, dataset)
         trained = sum(a.is_trained for a in arms.values()) * len(study.seeds) * len(models_of(study, dataset))
         lines.append(f"  {dataset}: {len(arms)} arms, {len(study.seeds)} seeds, {trained} trainings")
-    lines += [_judge_line(study, judge) for judge in study.evaluation.judges]
+    lines += [f"  judge {key}: {judge_price(study, key)}" for key in study.evaluation.judges]
     return "\n".join(lines)
-
-
-def _judge_line(study: Study, key: str) -> str:
-    """Return what a judge is asked in all, and what that costs about."""
-    judge = study.evaluation.judges[key]
-    plans = [
-        price_of(
-            study,
-            judge,
-            n_arms=len(arms_of(study, dataset)),
-            n_prompts=study.datasets[dataset].splits.model_dump()[study.evaluation.split],
-        )
-        for dataset in study.datasets
-        for _ in study.models
-    ]
-    requests, usd = sum(p.requests for p in plans), sum(p.likely_usd for p in plans)
-    cap = "" if judge.limits.cap_usd is None else f"; it stops at ${judge.limits.cap_usd:.2f}"
-    return f"  judge {key}: up to {requests} requests, about ${usd:.2f} if every text is as long as it may be{cap}"
 
 
 def show(name: str) -> str:

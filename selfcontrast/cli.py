@@ -135,7 +135,7 @@ def run_step(args: argparse.Namespace, work: Callable[[argparse.Namespace, Step]
         spec = artifacts.read_json(args.spec)
         step = Step(spec, args.out)
         name = Path(sys.modules[work.__module__].__file__ or "step").stem
-        log.info("%s, spec %s, selfcontrast %s, %s threads", name, _digest(spec)[:12], __version__, args.threads)
+        log.info("%s, spec %s, selfcontrast %s, %s threads", name, spec_digest(spec)[:12], __version__, args.threads)
         step.folder.mkdir(parents=True, exist_ok=True)
         if not is_first_process():
             work(args, step)
@@ -152,7 +152,7 @@ def run_step(args: argparse.Namespace, work: Callable[[argparse.Namespace, Step]
         artifacts.write_json(step.folder / "run.json", {**run, **_where(), **_gpu_cost(seconds, joules), **step.cost})
         manifest = {
             "step": name,
-            "spec_sha256": _digest(spec),
+            "spec_sha256": spec_digest(spec),
             "inputs": step.inputs,
             "outputs": step.outputs,
             "report": step.report,
@@ -219,7 +219,8 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _digest(value: object) -> str:
+def spec_digest(value: object) -> str:
+    """Return the hash of a spec, as it stands in manifests."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Files of data sets and reward models on the Hugging Face hub: the only module that asks for the network itself.
+"""Files of data sets and reward models on the Hugging Face hub: the only module that fetches from the network.
 
 Cache, endpoint, token and offline mode are the library's own environment variables (HF_HOME, HF_ENDPOINT, HF_TOKEN,
 HF_HUB_OFFLINE); none of them is written anywhere.

@@ -76,8 +76,27 @@ def _write_alpaca(
 
 
 def _output(entry: Entry, text: str | None, generator: str) -> dict[str, Any]:
-    instruction = entry.judged.case.turns[-1]
-    return {"dataset": entry.source, "instruction": instruction, "output": text, "generator": generator}
+    return alpaca_output(entry.judged.case.turns[-1], text, generator=generator, source=entry.source)
+
+
+def alpaca_output(instruction: str, text: str | None, *, generator: str, source: str = "") -> dict[str, Any]:
+    """Return one entry of AlpacaEval's `model_outputs.json`."""
+    return {"dataset": source, "instruction": instruction, "output": text, "generator": generator}
+
+
+def mt_bench_answer(question_id: str, turns: Sequence[str], *, answer_id: str, generator: str) -> dict[str, Any]:
+    """Return one row of FastChat's `model_answer/<generator>.jsonl`; the time stamp is 0, so that bytes repeat."""
+    return {
+        "question_id": _fastchat_id(question_id),
+        "answer_id": answer_id,
+        "model_id": generator,
+        "choices": [{"index": 0, "turns": list(turns)}],
+        "tstamp": 0.0,
+    }
+
+
+def _fastchat_id(question_id: str) -> int | str:
+    return int(question_id) if question_id.isdigit() else question_id
 
 
 def _choice(replies: Replies, keys: tuple[tuple[str, ...], ...]) -> Any:
@@ -93,7 +112,7 @@ def _mt_bench_rows(entry: Entry, replies: Replies, *, generator: str, judge: str
         return []
     return [
         {
-            "question_id": int(entry.question_id) if entry.question_id.isdigit() else entry.question_id,
+            "question_id": _fastchat_id(entry.question_id),
             "model": generator,
             "judge": [judge, prompt],
             "user_prompt": "",

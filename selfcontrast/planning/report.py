@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from selfcontrast.artifacts import read_json
 from selfcontrast.errors import ConfigError
+from selfcontrast.judging.price import has_price, judge_price
 from selfcontrast.planning.machines import MACHINES, Machine
 from selfcontrast.planning.stages import Stage, lengths_of, plan_study
 from selfcontrast.schema import Study
@@ -51,6 +53,8 @@ def describe_plan(
     hours = sum(s.hours for s in stages if s.devices or unit == "core-hours")
     rows.append(["total", str(total.jobs), "", "", f"{hours:,.2f}", "", "", _number(total.disk / 1e9)])
     lines = [f"Plan of `{study.name}` for {chosen.name}", "", *_columns(rows), ""]
+    if jobs is None or jobs.get("judge"):
+        lines += _judges(study, folder)
     lines += _notes(study, stages, chosen, folder)
     return "\n".join(lines)
 
@@ -93,6 +97,22 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
         for row in rows
     ]
     return [lines[0], "  ".join("-" * w for w in widths), *lines[1:]]
+
+
+def _judges(study: Study, results: Path) -> list[str]:
+    """Return what each judge costs, what was spent on it before, and the sum."""
+    prices = {key: judge_price(study, key) for key in study.evaluation.judges}
+    lines = []
+    for key, price in prices.items():
+        run = results / "judges" / key / "run.json"
+        spent = read_json(run)["spent_usd"] if run.is_file() else 0.0
+        before = f"; ${spent:.2f} spent before, and what is answered is not paid again" if spent else ""
+        lines.append(f"judge {key}: {price}{before}")
+    if len(prices) > 1:
+        unknown = sum(p.usd is None for p in prices.values())
+        more = f", and {unknown} of unknown price" if unknown else ""
+        lines.append(f"Judges in all: about ${sum(p.usd or 0.0 for p in prices.values()):.2f}{more}.")
+    return lines
 
 
 def _notes(study: Study, stages: Iterable[Stage], machine: Machine, results: Path) -> list[str]:
@@ -141,10 +161,60 @@ def ledger(study: Study, runs: Mapping[str, Mapping[str, Any]], *, results: Path
             "planned_s": round(planned[step].seconds, 1),
             "wall_s": round(run["wall_s"], 1),
             "fact_over_plan": round(run["wall_s"] / planned[step].seconds, 2),
+            "planned_usd": "",
+            "usd": "",
         }
         for step, run in runs.items()
         if step in planned
     ]
+
+
+UNKNOWN = "unknown"
+"""Dollars of a judge whose price the study does not say."""
+
+
+def dollars(study: Study, judge: str, run: Mapping[str, Any]) -> float | str:
+    """Return what a judge has cost over all runs, given its run.json; ``UNKNOWN`` if it has no price.
+
+    Args:
+        judge: id under `evaluation.judges`, or one that was removed from there.
+    """
+    spent = float(run["spent_usd"])
+    known = study.evaluation.judges.get(judge)
+    return spent if spent or (known is not None and has_price(known)) else UNKNOWN
+
+
+def judge_ledger(study: Study, runs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row for each judge of the study, with the columns of ``ledger``: what was planned and what it cost.
+
+    Args:
+        runs: run.json of each judge.
+    """
+    rows = []
+    for key, run in runs.items():
+        if key in study.evaluation.judges:
+            planned = judge_price(study, key).usd
+            row: dict[str, Any] = dict.fromkeys(LEDGER, "")
+            row |= {"stage": f"judge {key}", "planned_jobs": 1, "jobs": 1, "wall_s": round(run["wall_s"], 1)}
+            row |= {"planned_usd": UNKNOWN if planned is None else round(planned, 4), "usd": dollars(study, key, run)}
+            rows.append(row)
+    return rows
+
+
+LEDGER = (
+    "stage",
+    "planned_for",
+    "planned_jobs",
+    "jobs",
+    "planned_tokens",
+    "tokens",
+    "planned_s",
+    "wall_s",
+    "fact_over_plan",
+    "planned_usd",
+    "usd",
+)
+"""Columns of the ledger."""
 
 
 def machine_of(gpu: str | None) -> str:

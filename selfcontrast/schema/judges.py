@@ -54,15 +54,19 @@ class Limits(Strict):
     )
     timeout_s: Amount = Field(120.0, description="longest wait for a reply, in seconds")
     retries: Annotated[int, Field(ge=0)] = Field(6, description="attempts after the first one")
-    input_usd: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="price of a million tokens of prompt, in US dollars"
+    input_usd: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="price of a million tokens of prompt, in US dollars; 0: free. Without a price, that of an endpoint on "
+        "another machine is unknown",
     )
-    output_usd: Annotated[float, Field(ge=0)] = Field(0.0, description="price of a million tokens of reply")
+    output_usd: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="price of a million tokens of reply, likewise"
+    )
     cap_usd: Amount | None = Field(None, description="most that this judge may cost in this study, all runs together")
 
     @model_validator(mode="after")
     def _cap_needs_prices(self) -> Limits:
-        if self.cap_usd is not None and not self.input_usd + self.output_usd:
+        if self.cap_usd is not None and not (self.input_usd or self.output_usd):
             raise ValueError("`cap_usd` needs `input_usd` and `output_usd`")
         return self
 

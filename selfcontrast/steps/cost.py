@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcontrast import artifacts, cli
-from selfcontrast.planning.report import ledger
+from selfcontrast.planning.report import UNKNOWN, dollars, judge_ledger, ledger
 from selfcontrast.schema import Study
 
 TOKENS = ("sampled_tokens", "scored_tokens", "trained_tokens")
@@ -26,10 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the tables."""
-    results = step.folder.parent
+    results, study = step.folder.parent, Study.model_validate(step.spec["study"])
     runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    judges: dict[str, dict[str, Any]] = {}
     for path in sorted(results.rglob("run.json")):
         run = artifacts.read_json(path)
+        if run["step"] == "judge":
+            judges[path.parent.name] = run
+            run["usd"] = dollars(study, path.parent.name, run)
         if run["step"] != "cost":
             runs[run["step"]].append(run)
     rows = sorted((_sum(stage, jobs) for stage, jobs in runs.items()), key=lambda r: -r["wall_s"])
@@ -43,7 +47,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         }
         for r in rows
     }
-    _write(step, "ledger.tsv", ledger(Study.model_validate(step.spec["study"]), sums, results=results))
+    _write(step, "ledger.tsv", [*ledger(study, sums, results=results), *judge_ledger(study, judges)])
 
 
 def _sum(stage: str, jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -57,7 +61,15 @@ def _sum(stage: str, jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "peak_rss_mb": max(j["peak_rss_mb"] for j in jobs),
         "peak_gpu_mb": max(j.get("peak_gpu_mb", 0) for j in jobs),
         **{key: sum(j.get(key, 0) for j in jobs) for key in TOKENS},
+        **_dollars([j["usd"] for j in jobs if "usd" in j]),
     }
+
+
+def _dollars(spent: Sequence[float | str]) -> dict[str, Any]:
+    """Return what judges have cost in all, and how many of them have no price; nothing where there is none."""
+    known = [usd for usd in spent if usd != UNKNOWN]
+    total: float | str = round(sum(map(float, known)), 6) if known else UNKNOWN if spent else ""
+    return {"usd": total, "judges_without_price": len(spent) - len(known) if spent else ""}
 
 
 def _write(step: cli.Step, name: str, rows: Sequence[Mapping[str, Any]]) -> None:

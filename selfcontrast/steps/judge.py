@@ -103,7 +103,7 @@ def _ask(
     from selfcontrast.judging.servers import serving, wire_model
 
     limits = dict(chosen["limits"])
-    prices = Prices(limits.pop("input_usd"), limits.pop("output_usd"))
+    prices = Prices(limits.pop("input_usd") or 0.0, limits.pop("output_usd") or 0.0)
     todo = plan(requests, prices, replies)
     log.info(
         "%d requests, %d without a reply: about $%.2f, at most $%.2f; $%.2f spent before",

@@ -12,7 +12,9 @@ import yaml
 from selfcontrast.__main__ import check
 from selfcontrast.config import check_files, parse_study
 from selfcontrast.errors import ConfigError
-from selfcontrast.schema import Study
+from selfcontrast.judging.price import has_price
+from selfcontrast.planning.report import describe_plan
+from selfcontrast.schema import Judge, Study
 from selfcontrast.specs import expand_specs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,3 +98,30 @@ def test_check_tells_requests_and_price(tmp_path: Path) -> None:
     told = check(str(path)).splitlines()[-1]
     assert told.startswith("  judge one: up to 384 requests, about $3.93 ")
     assert told.endswith("it stops at $3.00")
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_known"),
+    [
+        ({"server": {"kind": "pocket"}}, True),
+        ({"endpoint": {"url": "http://localhost:1/v1"}}, True),
+        ({"endpoint": {"url": "http://127.0.0.1:1/v1"}}, True),
+        ({"endpoint": {"url": "http://[::1]:1/v1"}}, True),
+        ({"endpoint": {"url": "http://localhost:1/v1", "key_env": "KEY"}}, False),
+        ({"endpoint": {"url": "http://10.0.0.7:1/v1"}}, False),
+        ({"endpoint": {"url": "https://api.example.com/v1"}}, False),
+        ({"endpoint": {"url": "https://api.example.com/v1"}, "limits": {"input_usd": 0}}, True),
+        ({"endpoint": {"url": "https://api.example.com/v1"}, "limits": {"output_usd": 3}}, True),
+    ],
+)
+def test_price_is_unknown_unless_said_or_on_this_machine(keys: dict[str, Any], is_known: bool) -> None:
+    assert has_price(Judge.model_validate({"kind": "pairwise", "model": "m", **keys})) == is_known
+
+
+def test_plan_says_the_price_of_judges_that_are_left_to_do() -> None:
+    study = study_with({"one": {**REMOTE, "limits": {"output_usd": 10}}})
+    assert "judge one: up to 384 requests, about $3.93 " in describe_plan(study, results=Path("nowhere"))
+    assert "$3.93" in describe_plan(study, jobs={"judge": 1, "tables": 1}, results=Path("nowhere"))
+    assert "judge one" not in describe_plan(study, jobs={"tables": 1}, results=Path("nowhere"))
+    free = describe_plan(study_with({"one": POCKET}), results=Path("nowhere"))
+    assert "judge one: up to 384 requests, no dollars" in free

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from judge_server import FaultyServer, completion
 
 from selfcontrast import artifacts, cli, plugins
 from selfcontrast.judge_tables import read_judgements
 from selfcontrast.judging.contests import conversation
 from selfcontrast.layout import Layout
-from selfcontrast.schema import Judge
+from selfcontrast.schema import Judge, Study
 from selfcontrast.steps import judge
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,6 +160,49 @@ def test_cap_ends_the_step_with_one_message(run, capfd: pytest.CaptureFixture) -
     with FaultyServer(lambda body: completion("[[A]]")) as server:
         assert run(endpoint={"url": server.url}, limits=limits) == 2
     assert "spending cap is reached" in capfd.readouterr().err
+
+
+def test_dollars_of_a_judge_reach_plan_cost_and_ledger(run, root: Path, tmp_path: Path) -> None:
+    """Every reply is billed 100 tokens at $2 and 10 at $5 a million: $0.00025. Another judge has no price."""
+    from selfcontrast.planning.report import describe_plan
+    from selfcontrast.steps import cost
+
+    limits = {"input_usd": 2.0, "output_usd": 5.0}
+    with FaultyServer(lambda body: completion("[[A]]")) as server:
+        assert run(endpoint={"url": server.url}, limits=limits) == 0
+        paid = server.answered.total() * 0.00025
+    results = tmp_path / "finished"
+    for key in ("one", "dear"):
+        shutil.copytree(root / "judges/one", results / "judges" / key)
+    there = artifacts.read_json(results / "judges/dear/run.json")
+    artifacts.write_json(results / "judges/dear/run.json", {**there, "spent_usd": 0.0})
+    remote = {"kind": "pairwise", "model": "m", "endpoint": {"url": "https://api.example.com/v1"}}
+    judges = {"one": {**remote, "limits": limits}, "dear": remote}
+    study = study_with(judges)
+    artifacts.write_json(results / "spec.json", {"study": study.model_dump(mode="json")})
+    out = results / "cost/manifest.json"
+    assert cost.main(["--spec", str(results / "spec.json"), "--out", str(out)]) == 0
+
+    def table(name: str) -> dict[str, dict[str, str]]:
+        head, *rows = (line.split("\t") for line in (out.parent / name).read_text().splitlines())
+        return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+
+    assert float(table("cost.tsv")["judge"]["usd"]) == pytest.approx(paid)
+    assert table("cost.tsv")["judge"]["judges_without_price"] == "1"
+    ledger = table("ledger.tsv")
+    assert float(ledger["judge one"]["usd"]) == pytest.approx(paid)
+    assert float(ledger["judge one"]["planned_usd"]) > paid
+    assert (ledger["judge dear"]["planned_usd"], ledger["judge dear"]["usd"]) == ("unknown", "unknown")
+    text = describe_plan(study, results=results)
+    assert f"; ${paid:.2f} spent before" in text
+    assert "judge dear: up to 384 requests, price unknown" in text
+    assert ", and 1 of unknown price." in text
+
+
+def study_with(judges: dict[str, Any]) -> Study:
+    raw = yaml.safe_load((ROOT / "config/smoke.yaml").read_text(encoding="utf-8"))
+    raw["evaluation"]["judges"] = judges
+    return Study.model_validate({"name": "smoke", **raw})
 
 
 def test_missing_api_key_is_told_before_anything_is_sent(run, capfd, monkeypatch: pytest.MonkeyPatch) -> None:
