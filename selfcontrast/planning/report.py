@@ -9,7 +9,8 @@ from typing import Any
 
 from selfcontrast.errors import ConfigError
 from selfcontrast.planning.machines import MACHINES, Machine
-from selfcontrast.planning.stages import Stage, lengths_of, plan_study
+from selfcontrast.planning.stage import Stage
+from selfcontrast.planning.stages import lengths_of, plan_study
 from selfcontrast.schema import Study
 from selfcontrast.sweep import models_of
 
