@@ -24,7 +24,7 @@ include: "rules/diagnose.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/judge.smk"
-include: "rules/benchmark.smk"
+include: "rules/harness.smk"
 include: "rules/summary.smk"
 
 

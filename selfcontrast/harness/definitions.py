@@ -120,5 +120,6 @@ def unknown_task(name: str, known: Iterable[str]) -> InputError:
     return InputError(
         f"there is no task `{name}`",
         where="evaluation.benchmarks.<id>.tasks",
-        remedy=f"{hint}Tasks of your own are YAML files in `folder`; those of the harness are listed by `lm-eval ls tasks`",
+        remedy=f"{hint}tasks of your own are YAML files in `folder`; one of the harness (`lm-eval ls tasks`) needs its "
+        "hash under `pins`",
     )

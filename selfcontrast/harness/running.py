@@ -60,7 +60,7 @@ def run_tasks(
     os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
     import lm_eval
 
-    index = Index.of(spec["tasks"], None if folder is None else folder.resolve())
+    index = Index.of(spec["tasks"], None if folder is None else folder.resolve(), spec["pins"])
     definitions = {name: index.definition(name) for name in spec["tasks"]}
     for name, definition in definitions.items():
         check_pin(name, definition, spec["pins"])
@@ -107,8 +107,12 @@ class Index:
     folder: Path | None
 
     @classmethod
-    def of(cls, tasks: Sequence[str], folder: Path | None) -> Index:
-        """Read as few files as may be: indexing all that the harness brings takes 9 s."""
+    def of(cls, tasks: Sequence[str], folder: Path | None, pins: Mapping[str, str]) -> Index:
+        """Read as few files as may be: all that the harness brings takes 9 s, and is read only for a task that needs it.
+
+        Args:
+            pins: of the study; a task of the harness that neither they nor the project pin could not be run anyway.
+        """
         from lm_eval import tasks as bundled
         from lm_eval.tasks import TaskManager
 
@@ -116,7 +120,7 @@ class Index:
         mine = TaskManager(include_path=str(folder), include_defaults=False).all_tasks if folder else []
         theirs = [name for name in tasks if name not in mine]
         paths = [str(here / place) for place in dict.fromkeys(PINS[name].folder for name in theirs if name in PINS)]
-        everything = any(name not in PINS for name in theirs)
+        everything = any(name in pins and name not in PINS for name in theirs)
         paths += [str(folder)] if folder else []
         return cls(TaskManager(include_path=paths, include_defaults=everything), folder)
 

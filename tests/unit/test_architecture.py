@@ -58,7 +58,7 @@ IMPORTERS = {
     "pandas": {"tables", "harness.tables", "evidence", "main_table", "plotting", "diagnostic_plots", "steps.figures"},
     "yaml": {"config"},
     "lm_eval": {"harness.running"},
-    "datasets": {"harness.running"},
+    "datasets": {"harness.running", "training.trl"},
     "httpx2": {"judging.client"},
     "sklearn": {"judging.length_control"},
 }
