@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfcontrast import artifacts, cli
+from selfcontrast import artifacts, cli, main_table
 from selfcontrast.config import check_files, load_study, parse_study
 from selfcontrast.errors import ConfigError, InputError, StepError
 from selfcontrast.harness import definitions, running
@@ -423,6 +423,14 @@ def test_table_has_means_over_seeds_and_paired_differences(table: Callable[[], A
     baseline = found.loc[("sft-none-n0", "all")]
     assert (baseline["value"], baseline["seeds"]) == (0.25, 1)
     assert np.isnan(baseline["vs_sft"])
+
+
+def test_main_table_has_a_block_for_each_benchmark(table: Callable[[], Any]) -> None:
+    here = {"benchmarks": table().reset_index()}
+    (block,) = main_table._benchmark_blocks("hh", "pocket", here)
+    assert block.heads == ["arm", "winogrande acc"]
+    assert dict(block.rows)["dpo-annotated-n1"] == [("1.000 [1.000, 1.000] n=4", False, False)]
+    assert list(main_table._benchmark_blocks("hh", "pocket", {})) == []
 
 
 def test_metric_that_is_no_mean_over_questions_has_no_interval(table: Callable[[], Any], tmp_path: Path) -> None:
