@@ -24,6 +24,7 @@ include: "rules/diagnose.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/judge.smk"
+include: "rules/harness.smk"
 include: "rules/summary.smk"
 
 

@@ -4,6 +4,7 @@ import atexit
 import fcntl
 import json
 import os
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -87,6 +88,7 @@ wildcard_constraints:
     figure="|".join(FIGURES),
     judge="|".join(cfg.evaluation.judges) or "none",
     questions="|".join(cfg.evaluation.questions) or "none",
+    benchmark="|".join(cfg.evaluation.benchmarks) or "none",
     key="|".join(SPECS),
 
 
@@ -405,7 +407,40 @@ def judge_gpus(wildcards):
     return server.gpus if server is not None else 0
 
 
+def task_folder(wildcards):
+    """Return the files of a benchmark's folder of definitions: inputs, so that an edit reruns it."""
+    folder = cfg.evaluation.benchmarks[wildcards.benchmark].folder
+    return study_config.sources.task_files(Path(folder)) if folder else []
+
+
+def pocket_tasks(wildcards):
+    """Return the tasks that are made from the pocket world, for a benchmark that has some."""
+    if not cfg.evaluation.benchmarks[wildcards.benchmark].world:
+        return []
+    return f"<results>/{wildcards.dataset}/{wildcards.model}/pocket_tasks/manifest.json"
+
+
+def task_flags(wildcards, input):
+    """Return the flag that says where a benchmark's definitions lie; none for the harness' own."""
+    if input.pocket:
+        return f"--pocket {input.pocket}"
+    folder = cfg.evaluation.benchmarks[wildcards.benchmark].folder
+    return f"--folder {shlex.quote(folder)}" if folder else ""
+
+
 # Summary
+
+
+def every_benchmark(wildcards):
+    """Return the results of every arm and seed on tasks of lm-evaluation-harness."""
+    return [
+        f"<results>/{dataset}/{model}/arms/{arm}/s{seed}/benchmarks/{benchmark}/manifest.json"
+        for benchmark in cfg.evaluation.benchmarks
+        for dataset, arms in ARMS.items()
+        for model in sweep.models_of(cfg, dataset)
+        for arm in arms
+        for seed in sweep.benchmark_seeds(cfg, benchmark, arms[arm])
+    ]
 
 
 def table_files(wildcards):
@@ -420,6 +455,7 @@ def table_files(wildcards):
         "selfcontrast/tables.py",
         "selfcontrast/cells.py",
         "selfcontrast/judge_tables.py",
+        "selfcontrast/harness/tables.py",
         *(
             f"selfcontrast/stats/{module}.py"
             for module in ("intervals", "power", "trend", "variance")

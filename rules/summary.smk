@@ -8,6 +8,7 @@ rule tables:
         similarity=every_similarity,
         diagnoses=every_diagnosis,
         judges=expand(rules.judge.output.manifest, judge=cfg.evaluation.judges),
+        benchmarks=every_benchmark,
         lock="requirements.lock",
     output:
         manifest="<results>/tables/manifest.json",
@@ -30,6 +31,12 @@ rule tables:
             caption="../report/best.rst",
             category="Headline",
             labels={"what": "differences to the best"},
+        ),
+        benchmarks=report(
+            "<results>/tables/benchmarks.tsv",
+            caption="../report/benchmarks.rst",
+            category="Headline",
+            labels={"what": "benchmarks"},
         ),
         trend=report(
             "<results>/tables/trend.tsv",

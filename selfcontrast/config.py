@@ -75,6 +75,11 @@ def check_files(study: Study) -> None:
                 where=path,
                 remedy=f"get the file, or correct {where}; paths are relative to where snakemake is started",
             )
+    for key, benchmark in study.evaluation.benchmarks.items():
+        if benchmark.folder is not None and not any(Path(benchmark.folder).rglob("*.yaml")):
+            raise ConfigError(
+                f"the folder of the benchmark `{key}` has no definition of a task", where=benchmark.folder
+            )
     for key, model in study.models.items():
         is_local = model.path is not None and model.path.startswith((".", "/"))
         if is_local and not Path(str(model.path), "config.json").is_file():
@@ -164,7 +169,7 @@ _RESERVED = {
         *("models", "scorers", "evaluation", "summary", "tables", "figures", "cost", "logs", "benchmarks"),
         *("judges", "questions"),
     ),
-    "models": ("world", "fetch", "prompts"),
+    "models": ("world", "fetch", "prompts", "benchmarks"),
     "selections": ("none",),
 }
 """Ids that would share a folder under results/<study>/ with something else."""
@@ -203,6 +208,7 @@ def _dangling(study: Study) -> Iterator[str]:
     if study.evaluation.judge not in study.scorers:
         yield f"evaluation.judge names `{study.evaluation.judge}`, which is not under `scorers`: {', '.join(study.scorers)}"
     yield from _impossible_judges(study)
+    yield from _impossible_benchmarks(study)
     shown = study.figures.similarity
     if shown is not None and (shown.pool not in study.pools or shown.scorer not in study.scorers):
         yield f"figures.similarity names a pool or scorer that is not there: {shown.pool}, {shown.scorer}"
@@ -282,6 +288,16 @@ def _impossible_judges(study: Study) -> Iterator[str]:
                 yield f"{where}.prompts is {judge.prompts}, but datasets.{name} has {n_prompts} {e.split} prompts"
             if is_pocket and (dataset.world is None or judge.questions is not None):
                 yield f"{where}: the server `pocket` can grade answers to pocket-world prompts alone"
+
+
+def _impossible_benchmarks(study: Study) -> Iterator[str]:
+    for key, benchmark in study.evaluation.benchmarks.items():
+        where = f"evaluation.benchmarks.{key}"
+        if missing := set(benchmark.seeds or ()) - set(study.seeds):
+            yield f"{where}.seeds names {sorted(missing)}, which are not among `seeds`: {list(study.seeds)}"
+        for name, dataset in study.datasets.items():
+            if benchmark.world and dataset.world is None:
+                yield f"{where}: `world: true` is for studies of the pocket world, and datasets.{name} is none"
 
 
 def _impossible_n(study: Study) -> Iterator[str]:

@@ -66,6 +66,10 @@ class Layout:
         """Return the manifest of an arm's answers to a benchmark."""
         return self.base / "arms" / arm / f"s{seed}" / "questions" / questions / "manifest.json"
 
+    def benchmark(self, arm: str, seed: int, benchmark: str) -> Path:
+        """Return the manifest of an arm's results on tasks of lm-evaluation-harness."""
+        return self.base / "arms" / arm / f"s{seed}" / "benchmarks" / benchmark / "manifest.json"
+
     def judge(self, judge: str) -> Path:
         """Return the manifest of a judge's judgements, over all data sets and models."""
         return self.root / "judges" / judge / "manifest.json"

@@ -41,13 +41,14 @@ class _Block:
     heads: list[str]
     rows: list[tuple[str, list[tuple[str, bool, bool]]]]
     notes: list[str]
+    label: str = ""
 
 
 def markdown(study: Study, tables: Mapping[str, pd.DataFrame]) -> str:
     """Return the main table as Markdown: one line for each arm, mean and interval of each metric.
 
     Args:
-        tables: ``metrics``, ``best``, ``trend`` and ``power``.
+        tables: ``metrics``, ``best``, ``trend`` and ``power``; ``benchmarks`` if the study has some.
     """
     lines = []
     for block in _blocks(study, tables):
@@ -79,7 +80,7 @@ def latex(study: Study, tables: Mapping[str, pd.DataFrame]) -> str:
             texts = [escape_latex(arm), *(_marked_latex(*cell) for cell in cells)]
             lines.append(f"    {' & '.join(texts)} \\\\")
         lines += ["    \\bottomrule", "  \\end{tabular}", f"  \\caption{{{escape_latex(caption)}}}"]
-        lines += [f"  \\label{{tab:{block.dataset}-{block.model}}}", "\\end{table}", ""]
+        lines += [f"  \\label{{tab:{block.dataset}-{block.model}{block.label}}}", "\\end{table}", ""]
     return "\n".join(lines)
 
 
@@ -135,6 +136,29 @@ def _blocks(study: Study, tables: Mapping[str, pd.DataFrame]) -> Iterator[_Block
         )
         heads = ["arm", *(titles[m] for m in shown)]
         yield _Block(str(dataset), str(model), title, heads, rows, list(_notes(study, here, shown)))
+        yield from _benchmark_blocks(str(dataset), str(model), here)
+
+
+def _benchmark_blocks(dataset: str, model: str, here: Mapping[str, pd.DataFrame]) -> Iterator[_Block]:
+    """Yield one block for each benchmark, with one metric of each task: `acc_norm` where there is one, else the first."""
+    if "benchmarks" not in here:
+        return
+    over_all = here["benchmarks"][here["benchmarks"]["seed"] == ALL_SEEDS]
+    for benchmark, part in over_all.groupby("benchmark", sort=False):
+        first = part.sort_values("metric", key=lambda m: m != "acc_norm", kind="stable").drop_duplicates(
+            ["arm", "task"]
+        )
+        shown = first.set_index(["arm", "task"])
+        tasks, arms = list(dict.fromkeys(part["task"])), list(dict.fromkeys(part["arm"]))
+        rows = [(str(arm), [(_of_task(shown.loc[(arm, task)]), False, False) for task in tasks]) for arm in arms]
+        heads = ["arm", *(f"{task} {shown.loc[(arms[0], task), 'metric']}" for task in tasks)]
+        title = f"benchmark {benchmark} by lm-evaluation-harness; 95 % intervals over questions and seeds"
+        yield _Block(dataset, model, title, heads, rows, [], f"-{benchmark}")
+
+
+def _of_task(row: pd.Series) -> str:
+    interval = "" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"
+    return f"{row['value']:.3f}{interval} n={row['questions']}"
 
 
 def _of(frame: pd.DataFrame, dataset: object, model: object) -> pd.DataFrame:

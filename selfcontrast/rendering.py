@@ -111,6 +111,11 @@ class Renderer:
         self._n_expected: dict[tuple[bool, tuple[str, ...]], int] = {}
 
     @property
+    def chat(self) -> str:
+        """Return the text of the chat template, in Jinja."""
+        return self._chat
+
+    @property
     def digest(self) -> str:
         """Return a hash of everything that turns text into ids: templates, ends, and the ids of a dialogue as a probe."""
         probe = [self.prompt_ids(_PROBE), self.training_prompt_ids(_PROBE), self.response_ids("Of course: 7.")]

@@ -67,6 +67,16 @@ def _files_below(folder: Path) -> list[Path]:
     return found
 
 
+def task_files(folder: Path) -> list[Path]:
+    """Return the files of a folder of task definitions, sorted: not hidden ones, nor what Python leaves there."""
+    found = [p for p in folder.rglob("*") if p.is_file()]
+    return sorted(p for p in found if not any(_is_left_over(part) for part in p.relative_to(folder).parts))
+
+
+def _is_left_over(part: str) -> bool:
+    return part.startswith(".") or part == "__pycache__"
+
+
 def _normal(path: Path) -> str:
     return os.path.normpath(path.absolute())
 

@@ -27,6 +27,7 @@ def expand_specs(study: Study) -> dict[str, Spec]:
         for model in study.models
     }
     specs |= {f"judges/{k}": _judge_spec(study, k) for k in study.evaluation.judges}
+    specs |= {f"evaluation/benchmarks/{k}": _benchmark_spec(study, k) for k in study.evaluation.benchmarks}
     for model, m in study.models.items():
         if m.scratch is not None:
             specs[f"models/{model}/base"] = {
@@ -88,6 +89,9 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
         # The reference computes as the policy does in training, whose precision is that of the whole study.
         ("reference", {**loading, "training": study.training.model_dump(include={"precision", "lora"})}),
     ]
+    if any(b.world for b in study.evaluation.benchmarks.values()):
+        seed = derive_seed(study.seed, "pocket_tasks", dataset)
+        specs.append(("pocket_tasks", {"split": study.evaluation.split, "seed": seed}))
     for pool, plugin in study.pools.items():
         # The number of shards is no part of it: the pool is the same for any.
         params = {k: v for k, v in plugin.params.items() if k != "shards"}
@@ -211,6 +215,11 @@ def _questions_spec(study: Study, key: str) -> Spec:
         "batch_responses": study.evaluation.batch_responses,
         "seed": derive_seed(study.seed, "questions", key),
     }
+
+
+def _benchmark_spec(study: Study, key: str) -> Spec:
+    """Return what is asked and how. The user's definitions are inputs of the rule, wherever they lie."""
+    return study.evaluation.benchmarks[key].model_dump(exclude={"folder", "seeds", "world"})
 
 
 def _judge_spec(study: Study, key: str) -> Spec:

@@ -95,6 +95,12 @@ def models_of(study: Study, dataset: str) -> tuple[str, ...]:
     return tuple(study.models) if chosen is None else chosen
 
 
+def benchmark_seeds(study: Study, benchmark: str, arm: Arm) -> tuple[int, ...]:
+    """Return the training seeds whose policies run a benchmark: one for the SFT model, which is the same for all."""
+    seeds = study.evaluation.benchmarks[benchmark].seeds or study.seeds
+    return seeds if arm.is_trained else seeds[:1]
+
+
 def pool_of(study: Study, selection: str) -> str:
     """Return the id of the pool from which a selection chooses."""
     return str(study.selections[selection].params["pool"])

@@ -11,7 +11,8 @@ from selfcontrast.artifacts import read_json
 from selfcontrast.errors import ConfigError
 from selfcontrast.judging.price import has_price, judge_price
 from selfcontrast.planning.machines import MACHINES, Machine
-from selfcontrast.planning.stages import Stage, lengths_of, plan_study
+from selfcontrast.planning.stage import Stage
+from selfcontrast.planning.stages import lengths_of, plan_study
 from selfcontrast.schema import Study
 from selfcontrast.sweep import models_of
 

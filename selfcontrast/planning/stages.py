@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcontrast import artifacts
+from selfcontrast.planning.benchmarks import benchmark_stages
 from selfcontrast.planning.costs import (
     BYTES,
     POOL_BYTES,
@@ -20,6 +21,7 @@ from selfcontrast.planning.costs import (
 )
 from selfcontrast.planning.machines import Machine
 from selfcontrast.planning.shapes import Shape, named_shape, shape_of
+from selfcontrast.planning.stage import Stage, small_stage
 from selfcontrast.schema import Model, Plugin, Study
 from selfcontrast.sweep import arms_of, count_steps, models_of, pool_of, training_of
 
@@ -31,55 +33,6 @@ PRETRAIN_THREADS = 2
 
 IMPORT_S = 3.0
 """Seconds to import tokenizers and what they need."""
-
-ROW_S = 5e-6
-"""Seconds for each row of a table that a step without a model reads or writes."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What one rule costs, over all its jobs.
-
-    Attributes:
-        rule: name of the rule.
-        jobs: number of jobs.
-        devices: GPUs of each job; 0 for one CPU core.
-        answers: responses that it makes or reads.
-        tokens: tokens that a model runs.
-        seconds: wall time of all jobs one after the other.
-        longest: wall time of the longest job.
-        memory: bytes of each device, at most; 0 without a model.
-        disk: bytes that stay on disk.
-    """
-
-    rule: str
-    jobs: int
-    devices: int = 0
-    answers: float = 0
-    tokens: float = 0
-    seconds: float = 0
-    longest: float = 0
-    memory: float = 0
-    disk: float = 0
-
-    @property
-    def hours(self) -> float:
-        """Return GPU-hours; core-hours of a stage without a GPU."""
-        return self.seconds * max(1, self.devices) / 3600
-
-    def join(self, other: Stage) -> Stage:
-        """Return both together."""
-        return replace(
-            self,
-            jobs=self.jobs + other.jobs,
-            devices=max(self.devices, other.devices),
-            answers=self.answers + other.answers,
-            tokens=self.tokens + other.tokens,
-            seconds=self.seconds + other.seconds,
-            longest=max(self.longest, other.longest),
-            memory=max(self.memory, other.memory),
-            disk=self.disk + other.disk,
-        )
 
 
 def plan_study(study: Study, machine: Machine, *, results: Path) -> list[Stage]:
@@ -117,10 +70,10 @@ def _all_stages(study: Study, machine: Machine, results: Path) -> Iterator[Stage
     for data in study.datasets.values():
         rows = data.splits.sft + data.splits.validation + data.splits.test
         if data.world is not None:
-            yield _small("world", machine, rows)
+            yield small_stage("world", machine, rows)
         if data.hub is not None:
-            yield _small("fetch", machine, rows)
-        yield _small("prompts", machine, rows)
+            yield small_stage("fetch", machine, rows)
+        yield small_stage("prompts", machine, rows)
     for name, model in study.models.items():
         if model.scratch is not None:
             yield _pretraining(model, machine)
@@ -130,12 +83,7 @@ def _all_stages(study: Study, machine: Machine, results: Path) -> Iterator[Stage
             planner = _Planner(study, machine, dataset, name, lengths_of(study, dataset, name, results=results))
             yield from planner.stages()
     for rule in ("tables", "cost"):
-        yield _small(rule, machine, 0)
-
-
-def _small(rule: str, machine: Machine, rows: float, *, jobs: int = 1, disk: float = 0) -> Stage:
-    seconds = machine.step_s + rows * ROW_S
-    return Stage(rule, jobs, answers=0, seconds=jobs * seconds, longest=seconds, disk=disk)
+        yield small_stage(rule, machine, 0)
 
 
 def _pretraining(model: Model, machine: Machine) -> Stage:
@@ -198,7 +146,7 @@ class _Planner:
         splits = self.study.datasets[self.dataset].splits
         rows = splits.sft + splits.validation + splits.test
         for rule in ("encode", "lint"):
-            small = _small(rule, self.machine, rows)
+            small = small_stage(rule, self.machine, rows)
             yield replace(small, seconds=small.seconds + IMPORT_S, longest=small.longest + IMPORT_S)
         yield self._sft()
         arms = arms_of(self.study, self.dataset)
@@ -214,14 +162,15 @@ class _Planner:
             yield self._scores("score_pool", self.study.scorers[scorer], self.n_pool * (1 + self._n_responses(pool)))
         for arm in trained:
             answers = self.n_pool * self._n_responses(pool_of(self.study, arm.selection))
-            yield _small("select_groups", self.machine, answers, jobs=len(self.study.seeds))
+            yield small_stage("select_groups", self.machine, answers, jobs=len(self.study.seeds))
             yield self._train(arm)
-        yield _small("negatives", self.machine, len(trained) * self.n_pool)
+        yield small_stage("negatives", self.machine, len(trained) * self.n_pool)
         yield self._respond(len(arms))
         e = self.study.evaluation
         held_out = getattr(splits, e.split) * (e.samples + 1)
         judged = self._scores("score_answers", self.study.scorers[e.judge], held_out)
         jobs = len(arms) * len(self.study.seeds)
+        yield from benchmark_stages(self.study, self.dataset, self.name, self.machine)
         yield replace(
             judged, jobs=jobs, answers=judged.answers * jobs, tokens=judged.tokens * jobs, seconds=judged.seconds * jobs
         )
@@ -265,7 +214,7 @@ class _Planner:
         one = self.machine.start_s + sampled
         made = tokens if sampled else 0.0
         yield Stage("generate_shard", shards, devices, answers, made, shards * one, one, memory)
-        yield _small("gather_pool", self.machine, answers, disk=POOL_BYTES * tokens)
+        yield small_stage("gather_pool", self.machine, answers, disk=POOL_BYTES * tokens)
         run = self.n_pool * (self.lengths.prompt + (n + 2) * self.lengths.response)
         head = self.n_pool * (n + 2) * self.lengths.response
         operations = forward(
@@ -277,12 +226,12 @@ class _Planner:
         training = self.study.training
         held = 4 if training.precision == "bf16" and not training.lora else number
         yield Stage("ref_logps", shards, devices, answers, run, shards * one, one, float(self.shape.weights * held))
-        yield _small("gather_logps", self.machine, answers)
+        yield small_stage("gather_logps", self.machine, answers)
 
     def _scores(self, rule: str, scorer: Plugin, texts: float) -> Stage:
         name = scorer.params.get("model") or scorer.params.get("package")
         if name is None:
-            return replace(_small(rule, self.machine, texts), answers=texts)
+            return replace(small_stage(rule, self.machine, texts), answers=texts)
         shape = named_shape(str(name))
         length = min(self.lengths.response, EMBEDDER_CONTEXT)
         tokens = texts * length

@@ -4,6 +4,7 @@ Everything that changes a number is a key here; what belongs to the machine (cor
 secrets are environment variables.
 """
 
+from selfcontrast.schema.benchmarks import Benchmark
 from selfcontrast.schema.data import WORLD_LAYOUTS, Dataset, ExpectedLengths, Hub, Splits, World
 from selfcontrast.schema.judges import Endpoint, Judge, Limits, Questions, Server
 from selfcontrast.schema.keys import Count, Fraction, Id, Name, Plugin, Strict
@@ -21,6 +22,7 @@ from selfcontrast.schema.study import (
 
 __all__ = [
     "WORLD_LAYOUTS",
+    "Benchmark",
     "Comparison",
     "Count",
     "Dataset",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from selfcontrast.schema.benchmarks import Benchmark
 from selfcontrast.schema.data import Dataset
 from selfcontrast.schema.judges import Judge, Questions
 from selfcontrast.schema.keys import Count, Fraction, Id, Name, Plugin, Strict
@@ -75,6 +76,7 @@ class Evaluation(Strict):
     compare_to: tuple[str, ...] = Field((), description="arms with which every other arm is compared, prompt by prompt")
     questions: dict[Id, Questions] = Field({}, description="benchmarks that every arm answers beside the split")
     judges: dict[Id, Judge] = Field({}, description="language models that judge answers, beside the scorer `judge`")
+    benchmarks: dict[Id, Benchmark] = Field({}, description="tasks of lm-evaluation-harness that every arm is run on")
 
 
 class SimilarityFigure(Strict):

@@ -73,6 +73,20 @@ def estimates(values: NDArray, resamples: Resamples) -> list[Estimate]:
     return [found for found, _ in compare_all(values, resamples)]
 
 
+def mean_interval(values: NDArray) -> Estimate:
+    """Return the mean of ``values`` ``(seeds, prompts)`` with its 95 % interval by Student's t; a NaN is no value.
+
+    Standard error and degrees of freedom are those of ``spread_of_mean``, as in the other intervals, but there are no draws:
+    for tens of thousands of questions, whose mean is as good as normal.
+    """
+    known = ~np.isnan(values)
+    if not known.any():
+        return Estimate(np.nan, np.nan, np.nan)
+    value, spread = float(values[known].mean()), spread_of_mean(values)
+    half = spread.se * float(special.stdtrit(max(spread.df, 1.0), (1 + LEVEL) / 2)) if spread.se > 0 else 0.0
+    return Estimate(value, value - half, value + half)
+
+
 def compare(first: NDArray, second: NDArray, resamples: Resamples) -> tuple[Estimate, float]:
     """Return the paired difference ``first - second`` with its interval, and the two-sided p-value of no difference."""
     return compare_all((first - second)[None], resamples)[0]

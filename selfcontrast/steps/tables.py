@@ -1,7 +1,7 @@
 """Make the tidy tables of a finished study, and write down what they were made from.
 
 In: every manifest of the study. Out: metrics, comparisons, best, variance, power, trend, data, selections, negatives,
-histograms, gradient and similarity as .tsv, main.md, main.tex, provenance.json.
+benchmarks, histograms, gradient and similarity as .tsv, main.md, main.tex, provenance.json.
 CPU, seconds.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from selfcontrast import __version__, artifacts, cli
 from selfcontrast.schema import Study
-from selfcontrast.sweep import expand_arms
+from selfcontrast.sweep import benchmark_seeds, expand_arms
 
 PACKAGES = (
     "torch",
@@ -26,6 +26,7 @@ PACKAGES = (
     "pandas",
     "pyarrow",
     "statsmodels",
+    "lm_eval",
     "snakemake",
 )
 
@@ -41,11 +42,13 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the tables."""
     from selfcontrast import evidence, main_table, tables
     from selfcontrast.cells import read_cells
+    from selfcontrast.harness.tables import benchmark_table
 
     study = Study.model_validate(step.spec["study"])
     cells = read_cells(study, step.folder.parent, step.spec["arms"])
     made = {
         "metrics": tables.metrics_table(cells),
+        "benchmarks": benchmark_table(study, [(cell.layout, cell.arms) for cell in cells]),
         "comparisons": tables.comparisons_table(cells),
         "best": evidence.best_table(cells),
         "variance": evidence.variance_table(cells),
@@ -104,9 +107,14 @@ def _is_current(parts: tuple[str, ...], study: Study) -> bool:
         return False
     if parts[0] == "judges":
         return parts[1] in study.evaluation.judges
+    if parts[-2] == "pocket_tasks":
+        return any(benchmark.world for benchmark in study.evaluation.benchmarks.values())
     if "arms" in parts:
-        arm, seed = parts[parts.index("arms") + 1 :][:2]
-        return arm in expand_arms(study) and int(seed.removeprefix("s")) in study.seeds
+        arm, seed, *rest = parts[parts.index("arms") + 1 :]
+        number, arms = int(seed.removeprefix("s")), expand_arms(study)
+        if rest[:1] == ["benchmarks"] and arm in arms:
+            return rest[1] in study.evaluation.benchmarks and number in benchmark_seeds(study, rest[1], arms[arm])
+        return arm in arms and number in study.seeds
     if "groups" in parts:
         selection, n, seed = parts[parts.index("groups") + 1 :][:3]
         used = {(a.selection, f"n{a.n}") for a in expand_arms(study).values()}

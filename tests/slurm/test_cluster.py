@@ -295,6 +295,7 @@ def test_jobs_saw_their_gpu_and_used_the_cpu_since_it_does_not_exist(story: Stor
         "respond",
         "score_answers",
         "gradient_noise",
+        "benchmark",
     }
     told = {name: re.findall(r"GPUs (\S+), assigned by Slurm", text) for name, text in story.logs.items()}
     assert {Path(name).stem for name, ids in told.items() if ids} == with_model

@@ -21,7 +21,7 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 # From the bottom to the top. A part imports only from parts above which it stands; parts on one line do not know each
 # other. A package is one part: its modules may import each other, except plug-ins, which share only `_private` modules.
 LAYERS = (
-    ("__init__", "errors", "seeds", "records", "layout", "progress", "ragged", "energy"),
+    ("__init__", "errors", "seeds", "records", "layout", "progress", "ragged", "energy", "task_pins"),
     ("parquet",),
     ("plugins", "artifacts", "joins", "stored_pools", "escaping", "gpu", "slurm", "calibration"),
     ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering", "chunks", "reward_models"),
@@ -32,7 +32,7 @@ LAYERS = (
     ("generation", "vllm_engine", "training", "gradient_noise"),
     ("backends",),
     KINDS,
-    ("judge_tables", "metric_names"),
+    ("judge_tables", "metric_names", "harness"),
     ("cells",),
     ("tables", "planning", "linting", "exporting"),
     ("evidence", "main_table"),
@@ -56,8 +56,10 @@ IMPORTERS = {
     "pyarrow": {"parquet", "joins", "datasets._records", "sorting", "exporting.preferences"},
     "statsmodels": {"stats.intervals", "stats.power"},
     "scipy": {"stats.intervals", "stats.trend", "linting.across"},
-    "pandas": {"tables", "evidence", "main_table", "plotting", "diagnostic_plots", "steps.figures"},
+    "pandas": {"tables", "harness.tables", "evidence", "main_table", "plotting", "diagnostic_plots", "steps.figures"},
     "yaml": {"config", "exporting.cards"},
+    "lm_eval": {"harness.running"},
+    "datasets": {"harness.running", "training.trl"},
     "httpx2": {"judging.client"},
     "sklearn": {"judging.length_control"},
 }

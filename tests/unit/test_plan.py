@@ -153,6 +153,8 @@ def test_jobs_are_those_of_the_workflow() -> None:
         "negatives": 1,
         "respond": 8,
         "score_answers": 8,
+        "pocket_tasks": 1,
+        "benchmark": 4,
         "tables": 1,
         "cost": 1,
     }

@@ -44,6 +44,7 @@ def test_smoke_plans_every_rule_and_shared_work_once(project):
         "respond": 8,
         "score_answers": 8,
     }
+    expected |= {"pocket_tasks": 1, "benchmark": 4}  # one of the two seeds
     expected |= {"diagnose_negatives": 1, "gradient_noise": 1, "judge": 1, "tables": 1, "figures": 7, "cost": 1}
     assert {rule: jobs[rule] for rule in expected} == expected
 
@@ -59,6 +60,7 @@ def test_tiny_is_the_default_study_and_trains_the_base_model_once(project):
     assert jobs["pretrain"] == jobs["sft"] == 1
     assert jobs["ref_logps"] == 3  # two shards of the pool, one of the annotated answers
     assert jobs["gather_logps"] == 2
+    assert (jobs["pocket_tasks"], jobs["benchmark"]) == (1, 14)  # benchmarks run on one of the seeds
 
 
 def test_tiny3_shares_one_base_model_between_three_data_sets(project):
@@ -182,7 +184,7 @@ def test_one_more_n_schedules_only_its_own_jobs(copy_of_finished):
     jobs = planned(done.stdout)
     assert jobs.pop("spec") == 4  # the groups' and the arm's own, that of the negatives, and the summary's
     summary = {"diagnose_negatives": 1, "tables": 1, "figures": 6, "cost": 1, "all": 1}
-    assert jobs == {"select_groups": 2, "train": 2, "respond": 2, "score_answers": 2, **summary}
+    assert jobs == {"select_groups": 2, "train": 2, "respond": 2, "score_answers": 2, "benchmark": 1, **summary}
     assert set(re.findall(r"arms/[\w-]+-n(\d+)/s\d/manifest.json", done.stdout)) >= {"4"}
     trained = re.findall(r"output: \S+/arms/([\w-]+)/s\d/manifest.json", done.stdout)
     assert set(trained) == {"selfcontrast-half-n4"}

@@ -1,0 +1,114 @@
+"""Tasks for lm-evaluation-harness from prompts of the pocket world: choose among four answers, and go on with the fact.
+
+Both ask what a prompt asks. The wrong answers are right in form and wrong in one fact or both, so that a model that knows the
+language but does not read the prompt gets one in four.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+from selfcontrast.seeds import derive_seed
+from selfcontrast.task_pins import POCKET_TASKS
+from selfcontrast.world.grader import read_prompt
+from selfcontrast.world.language import ATTRIBUTES
+
+DATA = "questions.jsonl"
+"""File of the questions, beside the definitions."""
+
+_CHOICE, _ANSWER = POCKET_TASKS
+
+DEFINITIONS = {
+    _CHOICE: f"""\
+task: {_CHOICE}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {DATA}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{right}}}}"
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+  - metric: acc_norm
+    aggregation: mean
+    higher_is_better: true
+metadata:
+  version: 1.0
+""",
+    _ANSWER: f"""\
+task: {_ANSWER}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {DATA}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+gen_prefix: "{{{{beginning}}}}"
+doc_to_target: "{{{{value}}}}"
+generation_kwargs:
+  until: [".", " and"]
+  do_sample: false
+  max_gen_toks: 4
+filter_list:
+  - name: first
+    filter:
+      - function: remove_whitespace
+      - function: take_first
+metric_list:
+  - metric: exact_match
+    aggregation: mean
+    higher_is_better: true
+metadata:
+  version: 1.0
+""",
+}
+"""The YAML of each task, by its name."""
+
+
+def questions(prompts: Iterable[tuple[str, str]], *, seed: int) -> list[dict[str, Any]]:
+    """Return one question for each ``(id, text)`` of a prompt, in their order.
+
+    Each has the prompt as ``question``, four ``choices`` with the place of the ``right`` one, and for the other task the
+    ``beginning`` of the answer up to the first fact, whose ``value`` is missing. The draws hang on the prompt's id alone.
+
+    Raises:
+        InputError: a text is no prompt of the pocket world.
+    """
+    return [_question(text, random.Random(derive_seed(seed, prompt_id))) for prompt_id, text in prompts]
+
+
+def _question(text: str, rng: random.Random) -> dict[str, Any]:
+    truth = read_prompt(text)
+    # In the order in which they are asked, which is that of every good answer.
+    first, second = sorted(truth.asked, key=lambda a: text.lower().rindex(_asked(a, truth.name)))
+    right = {a: truth.asked[a] for a in (first, second)}
+
+    def wrong(attribute: str) -> str:
+        return rng.choice([v for v in ATTRIBUTES[attribute].values if v != right[attribute]])
+
+    changes = [{}, {first: wrong(first)}, {second: wrong(second)}, {first: wrong(first), second: wrong(second)}]
+    order = rng.sample(range(len(changes)), len(changes))
+    beginning = ATTRIBUTES[first].answers[0].partition("{v}")[0].rstrip()
+    return {
+        "question": text,
+        "choices": [_answer(truth.name, right | changes[i]) for i in order],
+        "right": order.index(0),
+        "beginning": f"{truth.name} {beginning}",
+        "value": right[first],
+    }
+
+
+def _asked(attribute: str, name: str) -> str:
+    return ATTRIBUTES[attribute].question.format(name=name).lower()
+
+
+def _answer(name: str, facts: dict[str, str]) -> str:
+    return f"{name} {' and '.join(ATTRIBUTES[a].answers[0].format(v=v) for a, v in facts.items())}."
