@@ -35,6 +35,7 @@ rule respond:
 
 rule score_answers:
     input:
+        unpack(trained_reward),
         code="selfcontrast/steps/score.py",
         lib=scorer_files,
         spec="<results>/scorers/{scorer}/spec.json",
@@ -56,7 +57,8 @@ rule score_answers:
         runtime=60,
     params:
         module=as_py_module(input.code),
+        reward=reward_flag,
     shell:
         "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --split {wildcards.split} --responses {input.answers}"
-        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+        " {params.reward} --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -5,6 +5,7 @@ rule tables:
         spec="<results>/summary/spec.json",
         answers=every_answer,
         groups=every_group,
+        rewards=every_reward,
         similarity=every_similarity,
         diagnoses=every_diagnosis,
         judges=expand(rules.judge.output.manifest, judge=cfg.evaluation.judges),
@@ -70,6 +71,14 @@ rule tables:
         histograms="<results>/tables/histograms.tsv",
         gradient="<results>/tables/gradient.tsv",
         similarity="<results>/tables/similarity.tsv",
+        proxy=report(
+            "<results>/tables/proxy.tsv",
+            caption="../report/proxy.rst",
+            category="Evidence",
+            labels={"what": "proxy and truth"},
+        ),
+        wins="<results>/tables/wins.tsv",
+        rewards="<results>/tables/rewards.tsv",
         provenance="<results>/tables/provenance.json",
         run="<results>/tables/run.json",
     log:
@@ -92,7 +101,11 @@ rule tables:
 rule figures:
     input:
         code="selfcontrast/steps/figures.py",
-        lib=["selfcontrast/plotting.py", "selfcontrast/diagnostic_plots.py"],
+        lib=[
+            "selfcontrast/plotting.py",
+            "selfcontrast/diagnostic_plots.py",
+            "selfcontrast/proxy_plots.py",
+        ],
         spec="<results>/summary/spec.json",
         tables=rules.tables.output.manifest,
     output:

@@ -37,6 +37,10 @@ class Layout:
         """Return the manifest of a pool's scores."""
         return self.base / "pools" / pool / "scores" / scorer / "manifest.json"
 
+    def reward(self, reward: str) -> Path:
+        """Return the manifest of a reward model that the study trained."""
+        return self.base / "rewards" / reward / "manifest.json"
+
     def groups(self, selection: str, n: int, seed: int) -> Path:
         """Return the manifest of the groups of one selection."""
         return self.base / "groups" / selection / f"n{n}" / f"s{seed}" / "manifest.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,9 @@ ALL_SEEDS = "all"
 
 COMPARED = ("score", "win_vs_target", "length")
 """Metrics whose differences are tested."""
+
+SCORED = ("score", "win_vs_sft", "win_vs_target")
+"""Metrics that rest on a scorer: each scorer beside the judge gives one of each too, `score_<scorer>` and so on."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,13 @@ class Cell:
         }
 
     @cached_property
+    def proxies(self) -> dict[str, Cell]:
+        """Return this cell as it would be with another scorer of the evaluation as the judge, by the scorer's id."""
+        study, e = self.study, self.study.evaluation
+        judged = {s: e.model_copy(update={"judge": s, "scorers": ()}) for s in e.scorers}
+        return {s: replace(self, study=study.model_copy(update={"evaluation": j})) for s, j in judged.items()}
+
+    @cached_property
     def resamples(self) -> Resamples:
         """Return the bootstrap draws that all arms and metrics share."""
         seed = derive_seed(self.study.seed, "bootstrap", self.layout.dataset, self.layout.model)
@@ -161,6 +171,7 @@ def metrics_table(cells: list[Cell]) -> pd.DataFrame:
     rows = []
     for cell in cells:
         parts = [(metric, cell.answers(metric), cell.resamples) for metric in plugins.names("metrics")]
+        parts += [(f"{m}_{i}", c.answers(m), cell.resamples) for i, c in cell.proxies.items() for m in SCORED]
         parts += [(f"judge_{i}", j.values, j.resamples) for i, j in cell.judgements.items() if j.resamples is not None]
         for metric, by_arm, resamples in parts:
             if not by_arm:
@@ -251,35 +262,18 @@ def data_table(cells: list[Cell]) -> pd.DataFrame:
 
 def selections_table(cells: list[Cell]) -> pd.DataFrame:
     """Return for each selection, n and seed how many prompts took part, and what share of the pool was left to draw from."""
+    keys = ("prompts", "groups", "too_few_candidates", "candidates_min", "candidates_mean", "realised_fraction")
     rows = []
     for cell in cells:
         for selection, n in dict.fromkeys((a.selection, a.n) for a in cell.arms.values() if a.is_trained):
             for seed in cell.study.seeds:
                 report = Artifact.open(cell.layout.groups(selection, n, seed)).manifest["report"]
-                keys = (
-                    "prompts",
-                    "groups",
-                    "too_few_candidates",
-                    "candidates_min",
-                    "candidates_mean",
-                    "realised_fraction",
-                )
                 left_out = "; ".join(f"{k}: {v}" for k, v in report["answers_left_out"].items())
                 rows.append(
                     [cell.layout.dataset, cell.layout.model, selection, n, seed, *(report[k] for k in keys), left_out]
                 )
-    columns = [
-        "dataset",
-        "model",
-        "selection",
-        "n",
-        "seed",
-        "prompts",
-        "groups",
-        "too_few_candidates",
-        "candidates_min",
-    ]
-    return pd.DataFrame(rows, columns=[*columns, "candidates_mean", "realised_fraction", "answers_left_out"])
+    head = ["dataset", "model", "selection", "n", "seed"]
+    return pd.DataFrame(rows, columns=[*head, *keys, "answers_left_out"])
 
 
 def similarity_table(cells: list[Cell]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Make the tidy tables of a finished study, and write down what they were made from.
 
 In: every manifest of the study. Out: metrics, comparisons, best, variance, power, trend, data, selections, negatives,
-histograms, gradient and similarity as .tsv, main.md, main.tex, provenance.json.
+histograms, gradient, similarity, proxy, wins and rewards as .tsv, main.md, main.tex, provenance.json.
 CPU, seconds.
 """
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the tables."""
-    from selfcontrast import evidence, main_table, tables
+    from selfcontrast import evidence, main_table, proxies, tables
 
     study = Study.model_validate(step.spec["study"])
     cells = tables.read_cells(study, step.folder.parent, step.spec["arms"])
@@ -56,6 +56,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         "histograms": evidence.stored_table(cells, lambda cell: cell.layout.negatives, "histograms"),
         "gradient": evidence.gradient_table(cells),
         "similarity": tables.similarity_table(cells),
+        "proxy": proxies.proxy_table(cells),
+        "wins": proxies.wins_table(cells),
+        "rewards": proxies.rewards_table(cells),
     }
     for name, table in made.items():
         with artifacts.atomic(step.folder / f"{name}.tsv") as partial:
@@ -103,6 +106,8 @@ def _is_current(parts: tuple[str, ...], study: Study) -> bool:
         return False
     if parts[0] == "judges":
         return parts[1] in study.evaluation.judges
+    if "rewards" in parts:
+        return parts[parts.index("rewards") + 1] in study.reward_models
     if "arms" in parts:
         arm, seed = parts[parts.index("arms") + 1 :][:2]
         return arm in expand_arms(study) and int(seed.removeprefix("s")) in study.seeds

@@ -28,6 +28,7 @@ def cell_of(root: Path = Path("nowhere"), **metrics: dict[str, NDArray]) -> tabl
     """Return a cell whose metrics ``(seeds, prompts, samples)`` are given by arm; the others have none."""
     cell = tables.Cell(STUDY, Layout(root, "hh", "pocket"), ARMS)
     vars(cell)["prompt_ids"] = [f"p{i}" for i in range(N)]
+    vars(cell)["proxies"] = {}
     cell._answers.update({m: metrics.get(m, {}) for m in ("length", "score", "win_vs_sft", "win_vs_target")})
     return cell
 
