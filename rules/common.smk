@@ -456,15 +456,35 @@ def table_files(wildcards):
 
 
 def every_answer(wildcards):
-    """Return the answers of every arm and seed, scored by the judge and by every other scorer of the evaluation."""
+    """Return the scored answers of every arm and seed."""
     e = cfg.evaluation
     return [
-        f"<results>/{dataset}/{model}/arms/{arm}/s{seed}/eval/{e.split}/scores/{scorer}/manifest.json"
+        f"<results>/{dataset}/{model}/arms/{arm}/s{seed}/eval/{e.split}/scores/{e.judge}/manifest.json"
         for dataset, arms in ARMS.items()
         for model in sweep.models_of(cfg, dataset)
         for arm in arms
         for seed in cfg.seeds
-        for scorer in (e.judge, *e.scorers)
+    ]
+
+
+def every_proxy(wildcards):
+    """Return the scores of all answers by every scorer beside the judge."""
+    e = cfg.evaluation
+    return [
+        f"<results>/{dataset}/{model}/proxies/{scorer}/{e.split}/manifest.json"
+        for dataset in ARMS
+        for model in sweep.models_of(cfg, dataset)
+        for scorer in e.scorers
+    ]
+
+
+def answers_of_all(wildcards):
+    """Return the answers of every arm and seed to a split, in the order of the spec of the scores."""
+    w = wildcards
+    return [
+        f"<results>/{w.dataset}/{w.model}/arms/{arm}/s{seed}/eval/{w.split}/manifest.json"
+        for arm in ARMS[w.dataset]
+        for seed in cfg.seeds
     ]
 
 

@@ -6,6 +6,7 @@ rule tables:
         answers=every_answer,
         groups=every_group,
         rewards=every_reward,
+        proxies=every_proxy,
         similarity=every_similarity,
         diagnoses=every_diagnosis,
         judges=expand(rules.judge.output.manifest, judge=cfg.evaluation.judges),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from selfcontrast import plugins
-from selfcontrast.artifacts import Artifact
+from selfcontrast.artifacts import Artifact, files_of, read_table
 from selfcontrast.judge_tables import Judgements, read_judgements
 from selfcontrast.layout import Layout
 from selfcontrast.metrics._answers import Answers
@@ -41,6 +41,7 @@ class Cell:
     study: Study
     layout: Layout
     arms: dict[str, Arm]
+    is_proxy: bool = False
     _answers: dict[str, dict[str, NDArray]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -67,7 +68,7 @@ class Cell:
 
     def _read(self, arm: str, seed: int) -> tuple[NDArray, NDArray]:
         e = self.study.evaluation
-        table = Artifact.open(self.layout.answer_scores(arm, seed, e.split, e.judge)).table("scores.parquet")
+        table = self._scores_of_all[f"{arm}-s{seed}"] if self.is_proxy else self._scores_of_one(arm, seed)
         place = {p: i for i, p in enumerate(self.prompt_ids)}
         found = np.full((len(place), e.samples + 1), np.nan)  # the target is the last of each row
         has_row = np.zeros(found.shape, dtype=bool)
@@ -79,6 +80,16 @@ class Cell:
         if not has_row.all():
             raise ValueError(f"arm {arm}, seed {seed}: a prompt or sample has no row of scores")
         return found[:, :-1], found[:, -1]
+
+    def _scores_of_one(self, arm: str, seed: int) -> dict[str, list[Any]]:
+        e = self.study.evaluation
+        return Artifact.open(self.layout.answer_scores(arm, seed, e.split, e.judge)).table("scores.parquet")
+
+    @cached_property
+    def _scores_of_all(self) -> dict[str, dict[str, list[Any]]]:
+        e = self.study.evaluation
+        folder = Artifact.open(self.layout.proxy_scores(e.judge, e.split)).path("scores")
+        return {file.stem: read_table(file) for file in files_of(folder)}
 
     @cached_property
     def lengths(self) -> dict[tuple[str, int], NDArray]:
@@ -130,10 +141,12 @@ class Cell:
 
     @cached_property
     def proxies(self) -> dict[str, Cell]:
-        """Return this cell as it would be with another scorer of the evaluation as the judge, by the scorer's id."""
+        """Return this cell as it would be with another scorer of the evaluation as the judge (`is_proxy`), by its id."""
         study, e = self.study, self.study.evaluation
         judged = {s: e.model_copy(update={"judge": s, "scorers": ()}) for s in e.scorers}
-        return {s: replace(self, study=study.model_copy(update={"evaluation": j})) for s, j in judged.items()}
+        return {
+            s: replace(self, study=study.model_copy(update={"evaluation": j}), is_proxy=True) for s, j in judged.items()
+        }
 
     @cached_property
     def resamples(self) -> Resamples:
@@ -289,20 +302,8 @@ def similarity_table(cells: list[Cell]) -> pd.DataFrame:
                 [cell.layout.dataset, cell.layout.model, *row]
                 for row in _similarity_rows(cell, shown.pool, shown.scorer)
             ]
-    columns = [
-        "dataset",
-        "model",
-        "pool",
-        "scorer",
-        "judge_score",
-        "responses",
-        "mean",
-        "q05",
-        "q25",
-        "q50",
-        "q75",
-        "q95",
-    ]
+    columns = ["dataset", "model", "pool", "scorer", "judge_score", "responses", "mean"]
+    columns += ["q05", "q25", "q50", "q75", "q95"]
     return pd.DataFrame(rows, columns=[*columns, "pearson", "spearman"])
 
 

@@ -221,11 +221,10 @@ class _Planner:
         yield _small("negatives", self.machine, len(trained) * self.n_pool)
         yield self._respond(len(arms))
         held_out, jobs = getattr(splits, e.split) * (e.samples + 1), len(arms) * len(self.study.seeds)
-        for scorer in (e.judge, *e.scorers):
-            one = self._scores("score_answers", self.study.scorers[scorer], held_out)
-            yield replace(
-                one, jobs=jobs, answers=one.answers * jobs, tokens=one.tokens * jobs, seconds=one.seconds * jobs
-            )
+        one = self._scores("score_answers", self.study.scorers[e.judge], held_out)
+        yield replace(one, jobs=jobs, answers=one.answers * jobs, tokens=one.tokens * jobs, seconds=one.seconds * jobs)
+        for scorer in e.scorers:
+            yield self._scores("score_arms", self.study.scorers[scorer], held_out * jobs)
 
     def _n_responses(self, pool: str) -> int:
         return int(self.study.pools[pool].params.get("n_responses", 1))

@@ -44,7 +44,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     pools = StoredPools(split["prompt_id"], split["target"], responses, with_target=True)
     scorer = plugins.load("scorers", spec["kind"])
     counts: Counter[str] = Counter()
-    scores = scorer.score(pools, split["prompt"], scorer.Params(**_params(args, step)), counts)
+    params = scorer.Params(**cli.with_trained_reward(step, spec["params"], args.reward))
+    scores = scorer.score(pools, split["prompt"], params, counts)
     n_responses = 0
     texts: set[bytes] = set()
     answers = by_prompt(split["prompt_id"], responses, ["response_id", "text"])
@@ -61,14 +62,6 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
                 texts.update(_fingerprint(text) for _, text in mine)
             writer.write(table)
     step.report = {"prompts": len(pools), "responses": n_responses, "distinct_texts": len(texts), **counts}
-
-
-def _params(args: argparse.Namespace, step: cli.Step) -> dict[str, Any]:
-    """Return the scorer's parameters, with the folder of the reward model that this study has trained."""
-    params: dict[str, Any] = step.spec["params"]
-    if args.reward is None:
-        return params
-    return {**params, "model": str(step.open(args.reward).path("model")), "trained": None}
 
 
 def _fingerprint(text: str) -> bytes:
