@@ -147,7 +147,7 @@ def test_jobs_are_those_of_the_workflow() -> None:
         "gather_pool": 2,
         "ref_logps": 2,
         "gather_logps": 2,
-        "score_pool": 2,
+        "score_pool": 1,
         "train_reward": 1,
         "select_groups": 6,
         "train": 6,
@@ -225,7 +225,7 @@ def test_ledger_joins_plan_and_fact_by_step() -> None:
     train, score = rows
     plan = stages_of(study)
     assert train["fact_over_plan"] == round(60 / plan["train"].seconds, 2)
-    assert score["planned_jobs"] == plan["score_pool"].jobs + plan["score_answers"].jobs == 10
+    assert score["planned_jobs"] == plan["score_pool"].jobs + plan["score_answers"].jobs == 9
 
 
 def test_machine_is_told_by_the_name_of_the_gpu() -> None:

@@ -220,7 +220,10 @@ def raw(**changes: Any) -> dict[str, Any]:
         ({"evaluation__scorers": ["grade"]}, "which is `evaluation.judge` already"),
         ({"evaluation__scorers": ["proxy", "proxy"]}, "names a scorer twice"),
         (
-            {"datasets__chat": {"adaptor": "jsonl", "path": "x.jsonl", "splits": raw()["datasets"]["hh"]["splits"]}},
+            {
+                "reward_models__proxy__labels": "grade",
+                "datasets__chat": {"adaptor": "jsonl", "path": "x.jsonl", "splits": raw()["datasets"]["hh"]["splits"]},
+            },
             "`grade` grades the pocket world alone, and datasets.chat is none",
         ),
     ],
