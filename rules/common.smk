@@ -72,6 +72,8 @@ if cfg.figures.gradient is not None:
     FIGURES.append("gradient")
 if cfg.evaluation.judges:
     FIGURES.append("judges")
+if cfg.evaluation.scorers:
+    FIGURES.append("overoptimisation")
 
 
 wildcard_constraints:
@@ -79,6 +81,7 @@ wildcard_constraints:
     model="|".join(cfg.models),
     pool="|".join(cfg.pools) or "none",
     scorer="|".join(cfg.scorers) or "none",
+    reward="|".join(cfg.reward_models) or "none",
     selection="|".join(cfg.selections) or "none",
     arm="|".join({arm for arms in ARMS.values() for arm in arms}),
     split="validation|test",
@@ -193,12 +196,40 @@ def pool_file(wildcards):
 def scorer_files(wildcards):
     """Return the plug-in of a scorer, and what its numbers rest on."""
     kind = cfg.scorers[wildcards.scorer].kind
-    world = (
-        ["selfcontrast/world/grader.py", "selfcontrast/world/language.py"]
-        if kind == "grade"
-        else []
-    )
-    return [plugin_file("scorers", kind), "selfcontrast/stored_pools.py", *world]
+    own = {
+        "grade": ["selfcontrast/world/grader.py", "selfcontrast/world/language.py"],
+        "reward": ["selfcontrast/reward_models.py"],
+    }
+    return [
+        plugin_file("scorers", kind),
+        "selfcontrast/stored_pools.py",
+        *own.get(kind, []),
+    ]
+
+
+def trained_reward(wildcards):
+    """Return the manifest and the weights of the reward model that a scorer reads, if the study trains it."""
+    trained = cfg.scorers[wildcards.scorer].params.get("trained")
+    if trained is None:
+        return {}
+    base = f"<results>/{wildcards.dataset}/{wildcards.model}/rewards/{trained}"
+    return {"reward": f"{base}/manifest.json", "weights": f"{base}/model"}
+
+
+def reward_flag(wildcards, input):
+    """Return the flag that names the manifest of that reward model; nothing for other scorers."""
+    return f"--reward {input.reward}" if "reward" in input.keys() else ""
+
+
+def of_reward(template):
+    """Return an input function that fills the pool and the labels of a reward model into a path."""
+
+    def paths(wildcards):
+        reward = cfg.reward_models[wildcards.reward]
+        base = f"<results>/{wildcards.dataset}/{wildcards.model}/pools/{reward.pool}"
+        return f"{base}/{template.format(labels=reward.labels)}"
+
+    return paths
 
 
 def selection_files(wildcards):
@@ -456,6 +487,7 @@ def table_files(wildcards):
         "selfcontrast/cells.py",
         "selfcontrast/judge_tables.py",
         "selfcontrast/harness/tables.py",
+        "selfcontrast/proxies.py",
         *(
             f"selfcontrast/stats/{module}.py"
             for module in ("intervals", "power", "trend", "variance")
@@ -472,6 +504,39 @@ def every_answer(wildcards):
         for model in sweep.models_of(cfg, dataset)
         for arm in arms
         for seed in cfg.seeds
+    ]
+
+
+def every_proxy(wildcards):
+    """Return the scores of all answers by every scorer beside the judge."""
+    e = cfg.evaluation
+    return [
+        f"<results>/{dataset}/{model}/proxies/{scorer}/{e.split}/manifest.json"
+        for dataset in ARMS
+        for model in sweep.models_of(cfg, dataset)
+        for scorer in e.scorers
+    ]
+
+
+def answers_of_all(wildcards):
+    """Return the answers of every arm and seed to a split, in the order of the spec of the scores."""
+    w = wildcards
+    return [
+        f"<results>/{w.dataset}/{w.model}/arms/{arm}/s{seed}/eval/{w.split}/manifest.json"
+        for arm in ARMS[w.dataset]
+        for seed in cfg.seeds
+    ]
+
+
+def every_reward(wildcards):
+    """Return the trained reward models that score answers of the evaluation: tables tell how well they learned."""
+    trained = [cfg.scorers[s].params.get("trained") for s in cfg.evaluation.scorers]
+    return [
+        f"<results>/{dataset}/{model}/rewards/{key}/manifest.json"
+        for dataset in ARMS
+        for model in sweep.models_of(cfg, dataset)
+        for key in dict.fromkeys(trained)
+        if key is not None
     ]
 
 
@@ -525,6 +590,16 @@ def inference_gpus(wildcards):
     """Return the GPUs that a job asks for that only reads a model."""
     model = cfg.models[wildcards.model]
     return model.inference_gpus if model.gpus else 0
+
+
+def one_gpu(wildcards):
+    """Return the GPU of a job that can use one alone; none where the model is for a CPU."""
+    return min(1, cfg.models[wildcards.model].gpus)
+
+
+def tokens_together(wildcards):
+    """Return the tokens that a device runs together; 0 for a whole batch. A resource, since a change reruns nothing."""
+    return cfg.models[wildcards.model].execution.tokens or 0
 
 
 def launcher(wildcards):

@@ -35,6 +35,7 @@ rule respond:
 
 rule score_answers:
     input:
+        unpack(trained_reward),
         code="selfcontrast/steps/score.py",
         lib=scorer_files,
         spec="<results>/scorers/{scorer}/spec.json",
@@ -56,7 +57,39 @@ rule score_answers:
         runtime=60,
     params:
         module=as_py_module(input.code),
+        reward=reward_flag,
     shell:
         "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --split {wildcards.split} --responses {input.answers}"
+        " {params.reward} --threads {threads} --out {output.manifest} > {log} 2>&1"
+
+
+rule score_arms:
+    input:
+        unpack(trained_reward),
+        code="selfcontrast/steps/score_arms.py",
+        lib=scorer_files,
+        spec="<results>/{dataset}/{model}/proxies/{scorer}/spec.json",
+        prompts=rules.encode.output.manifest,
+        answers=answers_of_all,
+    output:
+        manifest="<results>/{dataset}/{model}/proxies/{scorer}/{split}/manifest.json",
+        scores=directory("<results>/{dataset}/{model}/proxies/{scorer}/{split}/scores"),
+        run="<results>/{dataset}/{model}/proxies/{scorer}/{split}/run.json",
+    log:
+        "<logs>/{dataset}/{model}/proxies/{scorer}/{split}/score_arms.log",
+    benchmark:
+        "<benchmarks>/{dataset}/{model}/proxies/{scorer}/{split}/score_arms.jsonl"
+    conda:
+        "../envs/train.yaml"
+    resources:
+        gpu=inference_gpus,
+        mem_mb=grow(32_000),
+        runtime=240,
+    params:
+        module=as_py_module(input.code),
+        reward=reward_flag,
+    shell:
+        "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
+        " --prompts {input.prompts} --split {wildcards.split} {params.reward} --answers {input.answers}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -66,6 +66,7 @@ rule gather_pool:
 
 rule score_pool:
     input:
+        unpack(trained_reward),
         code="selfcontrast/steps/score.py",
         lib=scorer_files,
         spec="<results>/scorers/{scorer}/spec.json",
@@ -87,10 +88,11 @@ rule score_pool:
         runtime=120,
     params:
         module=as_py_module(input.code),
+        reward=reward_flag,
     shell:
         "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --split pool --responses {input.pool}"
-        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+        " {params.reward} --threads {threads} --out {output.manifest} > {log} 2>&1"
 
 
 rule ref_logps:

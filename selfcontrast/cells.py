@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from selfcontrast import plugins
-from selfcontrast.artifacts import Artifact
+from selfcontrast.artifacts import Artifact, files_of, read_table
 from selfcontrast.judge_tables import Judgements, read_judgements
 from selfcontrast.layout import Layout
 from selfcontrast.metrics._answers import Answers
@@ -23,6 +23,9 @@ from selfcontrast.sweep import Arm, arms_of, baseline_id, models_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+SCORED = ("score", "win_vs_sft", "win_vs_target")
+"""Metrics that rest on a scorer: each scorer beside the judge gives one of each too, `score_<scorer>` and so on."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -31,6 +34,7 @@ class Cell:
     study: Study
     layout: Layout
     arms: dict[str, Arm]
+    is_proxy: bool = False
     _answers: dict[str, dict[str, NDArray]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
@@ -41,7 +45,12 @@ class Cell:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Return the names of all metrics."""
-        return (*plugins.names("metrics"), *self.judged)
+        return (*plugins.names("metrics"), *self.by_proxy, *self.judged)
+
+    @cached_property
+    def by_proxy(self) -> dict[str, tuple[str, str]]:
+        """Return the metrics by other scorers than the judge, as scorer and metric by their name."""
+        return {f"{metric}_{scorer}": (scorer, metric) for scorer in self.proxies for metric in SCORED}
 
     @property
     def merits(self) -> tuple[str, ...]:
@@ -77,7 +86,7 @@ class Cell:
 
     def _read(self, arm: str, seed: int) -> tuple[NDArray, NDArray]:
         e = self.study.evaluation
-        table = Artifact.open(self.layout.answer_scores(arm, seed, e.split, e.judge)).table("scores.parquet")
+        table = self._scores_of_all[f"{arm}-s{seed}"] if self.is_proxy else self._scores_of_one(arm, seed)
         place = {p: i for i, p in enumerate(self.prompt_ids)}
         found = np.full((len(place), e.samples + 1), np.nan)  # the target is the last of each row
         has_row = np.zeros(found.shape, dtype=bool)
@@ -89,6 +98,16 @@ class Cell:
         if not has_row.all():
             raise ValueError(f"arm {arm}, seed {seed}: a prompt or sample has no row of scores")
         return found[:, :-1], found[:, -1]
+
+    def _scores_of_one(self, arm: str, seed: int) -> dict[str, list[Any]]:
+        e = self.study.evaluation
+        return Artifact.open(self.layout.answer_scores(arm, seed, e.split, e.judge)).table("scores.parquet")
+
+    @cached_property
+    def _scores_of_all(self) -> dict[str, dict[str, list[Any]]]:
+        e = self.study.evaluation
+        folder = Artifact.open(self.layout.proxy_scores(e.judge, e.split)).path("scores")
+        return {file.stem: read_table(file) for file in files_of(folder)}
 
     @cached_property
     def lengths(self) -> dict[tuple[str, int], NDArray]:
@@ -105,6 +124,9 @@ class Cell:
 
         NaN is a null: an answer without a value, left out of every mean and counted.
         """
+        if metric in self.by_proxy:
+            scorer, metric = self.by_proxy[metric]
+            return self.proxies[scorer].answers(metric)
         if metric in self.judged:
             return self.judgements[metric.removeprefix("judge_")].values
         if metric not in self._answers:
@@ -143,6 +165,15 @@ class Cell:
         return {
             judge: read_judgements(self.study, self.layout, list(self.arms), judge)
             for judge in self.study.evaluation.judges
+        }
+
+    @cached_property
+    def proxies(self) -> dict[str, Cell]:
+        """Return this cell as it would be with another scorer of the evaluation as the judge (`is_proxy`), by its id."""
+        study, e = self.study, self.study.evaluation
+        judged = {s: e.model_copy(update={"judge": s, "scorers": (), "judges": {}}) for s in e.scorers}
+        return {
+            s: replace(self, study=study.model_copy(update={"evaluation": j}), is_proxy=True) for s, j in judged.items()
         }
 
     @cached_property

@@ -125,6 +125,17 @@ def add_execution_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-every", type=float, default=600.0, metavar="SECONDS", help="between two stored states")
 
 
+def with_trained_reward(step: Step, params: Mapping[str, Any], reward: Path | None) -> dict[str, Any]:
+    """Return a scorer's parameters with the folder of the reward model that the study has trained for it, if any.
+
+    Args:
+        reward: manifest of the step ``train_reward``; None for a scorer without ``trained``.
+    """
+    if reward is None:
+        return dict(params)
+    return {**params, "model": str(step.open(reward).path("model")), "trained": None}
+
+
 def run_step(args: argparse.Namespace, work: Callable[[argparse.Namespace, Step], None]) -> int:
     """Run a step and return its exit code; its manifest is written last, and only if all went well."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

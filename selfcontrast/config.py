@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from selfcontrast import plugins, sources
 from selfcontrast.errors import ConfigError, InputError, first_problem
+from selfcontrast.reward_checks import impossible_rewards
 from selfcontrast.schema import WORLD_LAYOUTS, Dataset, Hub, Optimisation, Study
 
 STUDY_FOLDER = Path(__file__).resolve().parent.parent / "config"
@@ -207,6 +208,7 @@ def _dangling(study: Study) -> Iterator[str]:
             yield f"models.{key}: `trainer: trl` runs on one GPU or with `strategy: ddp`, not {model.execution.strategy}"
     if study.evaluation.judge not in study.scorers:
         yield f"evaluation.judge names `{study.evaluation.judge}`, which is not under `scorers`: {', '.join(study.scorers)}"
+    yield from impossible_rewards(study)
     yield from _impossible_judges(study)
     yield from _impossible_benchmarks(study)
     shown = study.figures.similarity

@@ -37,6 +37,14 @@ class Layout:
         """Return the manifest of a pool's scores."""
         return self.base / "pools" / pool / "scores" / scorer / "manifest.json"
 
+    def reward(self, reward: str) -> Path:
+        """Return the manifest of a reward model that the study trained."""
+        return self.base / "rewards" / reward / "manifest.json"
+
+    def proxy_scores(self, scorer: str, split: str) -> Path:
+        """Return the manifest of a scorer's scores of all arms' answers, beside the judge's."""
+        return self.base / "proxies" / scorer / split / "manifest.json"
+
     def groups(self, selection: str, n: int, seed: int) -> Path:
         """Return the manifest of the groups of one selection."""
         return self.base / "groups" / selection / f"n{n}" / f"s{seed}" / "manifest.json"

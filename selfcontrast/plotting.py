@@ -256,8 +256,13 @@ _METHODS = {"sft": "SFT", "dpo": "DPO", "spin": "SPIN", "selfcontrast": "Self-Co
 
 def _method_label(method_selection: str) -> str:
     method, selection = method_selection.split("-")
-    label = _METHODS.get(method, method)
+    label = method_name(method)
     return label if selection == "none" else f"{label} ({selection})"
+
+
+def method_name(method: str) -> str:
+    """Return what a method is called in figures."""
+    return _METHODS.get(method, method)
 
 
 def _arm_label(arm: str) -> str:

@@ -7,17 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from selfcontrast.errors import InputError
+from selfcontrast.records import Message
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+    from selfcontrast.rendering import Renderer
+
 Layout = Literal["sequence", "value_head"]
 
 VALUE_HEAD = "v_head.weight"
 PREFIXES = ("transformer.", "model.")
 """Prefixes of the transformer's weights beside a value head."""
+
+TRAINED_TEMPLATE = "tokenizer"
+"""Template of the reward models that a study trains: that of the SFT model is in the tokenizer they are saved with."""
 
 ReadReward = Callable[["Tensor", "Tensor"], "Tensor"]
 """Token ids and mask, ``(rows, tokens)``, padded on the right; to rewards, ``(rows,)``."""
@@ -105,6 +111,58 @@ def _without_prefix(name: str) -> str:
         if name.startswith(prefix):
             return name.removeprefix(prefix)
     return name
+
+
+def render_answers(
+    renderer: Renderer, prompt: str, texts: Sequence[str], *, longest: int
+) -> tuple[list[list[int]], int]:
+    """Return the token ids of a prompt with each answer, which is all that a reward model reads, and how many were cut.
+
+    Args:
+        prompt: the last user turn.
+        longest: tokens; what is longer loses its beginning.
+    """
+    start = renderer.prompt_ids([Message("user", prompt)])
+    rows = [[*start, *renderer.response_ids(text)] for text in texts]
+    return [row[-longest:] for row in rows], sum(len(row) > longest for row in rows)
+
+
+def new_reward_model(folder: Path, *, pad_id: int, trust_remote_code: bool, seed: int) -> PreTrainedModel:
+    """Return a classifier with one label on the transformer of a causal language model, its weights as float32.
+
+    The head starts with normal random numbers of variance 1 / (width + 1), as in arXiv 2009.01325.
+
+    Args:
+        pad_id: token that fills rows up; the label is read before it.
+
+    Raises:
+        InputError: there is no classifier for the model's architecture that reads its label at the last token.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            str(folder),
+            num_labels=1,
+            pad_token_id=pad_id,
+            dtype=torch.float32,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
+        head = model.score.weight
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            "no reward model can be started from the SFT model",
+            expected="an architecture of which transformers has a sequence classifier with a layer `score`",
+            found=str(error).strip().split("\n")[0],
+            where=str(folder),
+            remedy="drop `reward_models`, or take another model",
+        ) from None
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head.copy_(torch.randn(head.shape, generator=generator) / (head.shape[1] + 1) ** 0.5)
+    return model
 
 
 def score_rows(read: ReadReward, rows: Sequence[Sequence[int]], *, tokens: int, device: str) -> list[float]:

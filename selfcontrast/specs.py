@@ -100,6 +100,8 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
         if plugins.load("pools", plugin.kind).NEEDS_POLICY:
             spec |= _engine(m) | _context(m, params["max_new_tokens"])
         specs.append((f"pools/{pool}", spec))
+    specs += [(f"rewards/{key}", _reward_spec(study, dataset, model, key)) for key in study.reward_models]
+    specs += [(f"proxies/{key}", _proxy_spec(study, dataset, key)) for key in study.evaluation.scorers]
     specs.append(("negatives", _negatives_spec(study, dataset)))
     if (shown := study.figures.gradient) is not None:
         seed = derive_seed(study.seed, "gradient", dataset, model)
@@ -141,6 +143,27 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
             )
         )
     return specs
+
+
+def _reward_spec(study: Study, dataset: str, model: str, key: str) -> Spec:
+    """Return how a reward model is trained. Pool and labels are inputs of the rule."""
+    m, reward = study.models[model], study.reward_models[key]
+    return {
+        "dtype": m.dtype,
+        "trust_remote_code": m.trust_remote_code,
+        "max_length": m.max_length,
+        **reward.model_dump(include={"pairs", "held_out"}),
+        # Weights are float32 while it is trained; those of a half-sized model compute in bfloat16.
+        "training": {**reward.training.model_dump(), "precision": "weights" if m.dtype == "float32" else "bf16"},
+        "seed": derive_seed(study.seed, "reward", dataset, model, key),
+    }
+
+
+def _proxy_spec(study: Study, dataset: str, key: str) -> Spec:
+    """Return whose answers a scorer beside the judge scores, in the order in which the rule lists them."""
+    scorer = study.scorers[key]
+    arms = list(arms_of(study, dataset))
+    return {"kind": scorer.kind, "params": scorer.params, "arms": arms, "seeds": list(study.seeds)}
 
 
 def _negatives_spec(study: Study, dataset: str) -> Spec:

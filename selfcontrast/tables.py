@@ -117,35 +117,18 @@ def data_table(cells: list[Cell]) -> pd.DataFrame:
 
 def selections_table(cells: list[Cell]) -> pd.DataFrame:
     """Return for each selection, n and seed how many prompts took part, and what share of the pool was left to draw from."""
+    keys = ("prompts", "groups", "too_few_candidates", "candidates_min", "candidates_mean", "realised_fraction")
     rows = []
     for cell in cells:
         for selection, n in dict.fromkeys((a.selection, a.n) for a in cell.arms.values() if a.is_trained):
             for seed in cell.study.seeds:
                 report = Artifact.open(cell.layout.groups(selection, n, seed)).manifest["report"]
-                keys = (
-                    "prompts",
-                    "groups",
-                    "too_few_candidates",
-                    "candidates_min",
-                    "candidates_mean",
-                    "realised_fraction",
-                )
                 left_out = "; ".join(f"{k}: {v}" for k, v in report["answers_left_out"].items())
                 rows.append(
                     [cell.layout.dataset, cell.layout.model, selection, n, seed, *(report[k] for k in keys), left_out]
                 )
-    columns = [
-        "dataset",
-        "model",
-        "selection",
-        "n",
-        "seed",
-        "prompts",
-        "groups",
-        "too_few_candidates",
-        "candidates_min",
-    ]
-    return pd.DataFrame(rows, columns=[*columns, "candidates_mean", "realised_fraction", "answers_left_out"])
+    head = ["dataset", "model", "selection", "n", "seed"]
+    return pd.DataFrame(rows, columns=[*head, *keys, "answers_left_out"])
 
 
 def similarity_table(cells: list[Cell]) -> pd.DataFrame:
@@ -161,20 +144,8 @@ def similarity_table(cells: list[Cell]) -> pd.DataFrame:
                 [cell.layout.dataset, cell.layout.model, *row]
                 for row in _similarity_rows(cell, shown.pool, shown.scorer)
             ]
-    columns = [
-        "dataset",
-        "model",
-        "pool",
-        "scorer",
-        "judge_score",
-        "responses",
-        "mean",
-        "q05",
-        "q25",
-        "q50",
-        "q75",
-        "q95",
-    ]
+    columns = ["dataset", "model", "pool", "scorer", "judge_score", "responses", "mean"]
+    columns += ["q05", "q25", "q50", "q75", "q95"]
     return pd.DataFrame(rows, columns=[*columns, "pearson", "spearman"])
 
 

@@ -20,13 +20,11 @@ from selfcontrast.planning.costs import (
     training_operations,
 )
 from selfcontrast.planning.machines import Machine
-from selfcontrast.planning.shapes import Shape, named_shape, shape_of
+from selfcontrast.planning.scoring import reads_a_model, reward_cost, scoring_cost, trained_rewards
+from selfcontrast.planning.shapes import Shape, shape_of
 from selfcontrast.planning.stage import Stage, small_stage
-from selfcontrast.schema import Model, Plugin, Study
+from selfcontrast.schema import Model, Plugin, RewardModel, Study
 from selfcontrast.sweep import arms_of, count_steps, models_of, pool_of, training_of
-
-EMBEDDER_CONTEXT = 512
-"""Tokens of a text that embedding models read."""
 
 PRETRAIN_THREADS = 2
 """Cores of the rule pretrain, the only one with more than one."""
@@ -158,22 +156,24 @@ class _Planner:
             for a in trained
             if (s := self.study.selections[a.selection].params.get("scorer"))
         }
-        for pool, scorer in sorted(scored):
+        e = self.study.evaluation
+        rewards = trained_rewards(self.study, {s for _, s in scored} | {e.judge, *e.scorers})
+        for pool, scorer in sorted(scored | {(r.pool, r.labels) for r in rewards}):
             yield self._scores("score_pool", self.study.scorers[scorer], self.n_pool * (1 + self._n_responses(pool)))
+        for reward in rewards:
+            yield self._reward(reward)
         for arm in trained:
             answers = self.n_pool * self._n_responses(pool_of(self.study, arm.selection))
             yield small_stage("select_groups", self.machine, answers, jobs=len(self.study.seeds))
             yield self._train(arm)
         yield small_stage("negatives", self.machine, len(trained) * self.n_pool)
         yield self._respond(len(arms))
-        e = self.study.evaluation
-        held_out = getattr(splits, e.split) * (e.samples + 1)
-        judged = self._scores("score_answers", self.study.scorers[e.judge], held_out)
-        jobs = len(arms) * len(self.study.seeds)
+        held_out, jobs = getattr(splits, e.split) * (e.samples + 1), len(arms) * len(self.study.seeds)
         yield from benchmark_stages(self.study, self.dataset, self.name, self.machine)
-        yield replace(
-            judged, jobs=jobs, answers=judged.answers * jobs, tokens=judged.tokens * jobs, seconds=judged.seconds * jobs
-        )
+        one = self._scores("score_answers", self.study.scorers[e.judge], held_out)
+        yield replace(one, jobs=jobs, answers=one.answers * jobs, tokens=one.tokens * jobs, seconds=one.seconds * jobs)
+        for scorer in e.scorers:
+            yield self._scores("score_arms", self.study.scorers[scorer], held_out * jobs)
 
     def _n_responses(self, pool: str) -> int:
         return int(self.study.pools[pool].params.get("n_responses", 1))
@@ -229,15 +229,17 @@ class _Planner:
         yield small_stage("gather_logps", self.machine, answers)
 
     def _scores(self, rule: str, scorer: Plugin, texts: float) -> Stage:
-        name = scorer.params.get("model") or scorer.params.get("package")
-        if name is None:
+        if not reads_a_model(scorer):
             return replace(small_stage(rule, self.machine, texts), answers=texts)
-        shape = named_shape(str(name))
-        length = min(self.lengths.response, EMBEDDER_CONTEXT)
-        tokens = texts * length
-        operations = forward(shape, tokens, head_tokens=0, context=length)
-        seconds = self.machine.start_s + operations / (self.machine.flops * self.machine.score_share)
-        return Stage(rule, 1, self.readers, texts, tokens, seconds, seconds, 4.0 * shape.weights)
+        tokens, worked, memory = scoring_cost(scorer, self.shape, self.machine, texts=texts, lengths=self.lengths)
+        seconds = self.machine.start_s + worked
+        return Stage(rule, 1, self.readers, texts, tokens, seconds, seconds, memory)
+
+    def _reward(self, reward: RewardModel) -> Stage:
+        worked = reward_cost(reward, self.shape, self.model, self.machine, n_pool=self.n_pool, lengths=self.lengths)
+        seconds, gpus = self.machine.start_s + worked.seconds, min(1, self.model.gpus)
+        rows, disk = worked.rows, self.stored_weights
+        return Stage("train_reward", 1, gpus, rows, worked.tokens, seconds, seconds, worked.memory, disk)
 
     def _train(self, arm: Any) -> Stage:
         training, c = training_of(self.study, arm), self.study.comparison

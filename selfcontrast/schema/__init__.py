@@ -9,6 +9,7 @@ from selfcontrast.schema.data import WORLD_LAYOUTS, Dataset, ExpectedLengths, Hu
 from selfcontrast.schema.judges import Endpoint, Judge, Limits, Questions, Server
 from selfcontrast.schema.keys import Count, Fraction, Id, Name, Plugin, Strict
 from selfcontrast.schema.models import Execution, Lora, Model, Optimisation, Scratch
+from selfcontrast.schema.rewards import RewardModel, RewardTraining
 from selfcontrast.schema.study import (
     Comparison,
     Evaluation,
@@ -44,6 +45,8 @@ __all__ = [
     "Optimisation",
     "Plugin",
     "Questions",
+    "RewardModel",
+    "RewardTraining",
     "Scratch",
     "Server",
     "SimilarityFigure",

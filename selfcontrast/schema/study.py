@@ -11,6 +11,7 @@ from selfcontrast.schema.data import Dataset
 from selfcontrast.schema.judges import Judge, Questions
 from selfcontrast.schema.keys import Count, Fraction, Id, Name, Plugin, Strict
 from selfcontrast.schema.models import Model, Optimisation
+from selfcontrast.schema.rewards import RewardModel
 
 
 class Sweep(Strict):
@@ -65,6 +66,10 @@ class Evaluation(Strict):
     split: Literal["validation", "test"] = Field("test", description="held-out split that is reported")
     samples: Count = Field(1, description="answers of each policy to each prompt, for each seed")
     judge: Id = Field(description="id under `scorers` that decides what is better")
+    scorers: tuple[Id, ...] = Field(
+        (),
+        description="ids under `scorers` that score every answer beside `judge`, as proxies that are compared with it",
+    )
     target_wins: bool = Field(
         True, description="report the win rate against the SFT target; false where the judge scores likeness to it"
     )
@@ -119,6 +124,7 @@ class Study(Strict):
     models: Annotated[dict[Id, Model], Field(min_length=1)]
     pools: dict[Id, Plugin] = Field(description="which responses there are to choose from")
     scorers: dict[Id, Plugin] = Field({}, description="one number for each response of a pool")
+    reward_models: dict[Id, RewardModel] = Field({}, description="reward models that the study trains, for scorers")
     selections: dict[Id, Plugin] = Field(description="which responses become chosen and rejected")
     methods: Annotated[dict[Id, Method], Field(min_length=1)]
     training: Optimisation = Field(description="preference training of every method, unless it has its own")

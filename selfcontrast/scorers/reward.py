@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from selfcontrast.records import Message, PromptPool
-from selfcontrast.schema import Count, Strict
+from selfcontrast.records import PromptPool
+from selfcontrast.schema import Count, Id, Strict
 
 CUT = "cut_by_reward_model"
 """Count of texts of which the reward model saw the end alone."""
@@ -26,7 +26,10 @@ PROMPTS_AT_A_TIME = 128
 class Params(Strict):
     """Parameters of the scorer."""
 
-    model: str = Field(description="folder or hub id of the reward model; weights as safetensors")
+    model: str | None = Field(None, description="folder or hub id of the reward model; weights as safetensors")
+    trained: Id | None = Field(
+        None, description="id under `reward_models`, in place of `model`: one that the study trains"
+    )
     layout: Literal["sequence", "value_head"] = Field(
         "sequence", description="a sequence classifier with one label, or a transformer with a vector `v_head.weight`"
     )
@@ -40,17 +43,29 @@ class Params(Strict):
     tokens: Count = Field(16384, description="tokens that run together; changes results by rounding at most")
     trust_remote_code: bool = Field(False, description="allow the model to bring code of its own")
 
+    @model_validator(mode="after")
+    def _one_model(self) -> Params:
+        if (self.model is None) == (self.trained is None):
+            raise ValueError("give either `model` or `trained`")
+        if self.trained is not None and (self.layout, self.template) != ("sequence", "tokenizer"):
+            raise ValueError("`layout` and `template` are for `model`: a `trained` reward model has those of its study")
+        return self
+
 
 def score(
     pools: Collection[PromptPool], prompts: Sequence[str], params: Params, counts: Counter[str]
 ) -> list[list[float]]:
-    """Return the reward of every answer, pool by pool; ``prompts`` are the last user turns."""
+    """Return the reward of every answer, pool by pool; ``prompts`` are the last user turns.
+
+    Args:
+        params: with ``model``: the step puts the folder of a ``trained`` model there.
+    """
     from selfcontrast.checkpoints import load_tokenizer
     from selfcontrast.hub import model_folder
     from selfcontrast.rendering import Renderer
-    from selfcontrast.reward_models import load_reward_model, score_rows
+    from selfcontrast.reward_models import load_reward_model, render_answers, score_rows
 
-    folder = model_folder(params.model)
+    folder = model_folder(str(params.model))
     renderer = Renderer(load_tokenizer(folder, trust_remote_code=params.trust_remote_code), params.template)
     read, device = load_reward_model(
         folder, params.layout, dtype=params.dtype, trust_remote_code=params.trust_remote_code
@@ -59,9 +74,11 @@ def score(
     for block in _blocks(zip(pools, prompts, strict=True)):
         rows: dict[tuple[str, str], list[int]] = {}
         for pool, prompt in block:
-            start = renderer.prompt_ids([Message("user", prompt)])
-            for text in dict.fromkeys(a.text for a in pool.answers):
-                rows[pool.prompt_id, text] = _cut([*start, *renderer.response_ids(text)], params.max_length, counts)
+            texts = list(dict.fromkeys(a.text for a in pool.answers))
+            found_rows, n_cut = render_answers(renderer, prompt, texts, longest=params.max_length)
+            rows |= {(pool.prompt_id, text): row for text, row in zip(texts, found_rows, strict=True)}
+            if n_cut:
+                counts[CUT] += n_cut
         rewards = dict(
             zip(rows, score_rows(read, list(rows.values()), tokens=params.tokens, device=device), strict=True)
         )
@@ -73,10 +90,3 @@ def _blocks(pairs: Iterable[tuple[PromptPool, str]]) -> Iterator[list[tuple[Prom
     rows = iter(pairs)
     while block := list(islice(rows, PROMPTS_AT_A_TIME)):
         yield block
-
-
-def _cut(ids: list[int], longest: int, counts: Counter[str]) -> list[int]:
-    if len(ids) <= longest:
-        return ids
-    counts[CUT] += 1
-    return ids[len(ids) - longest :]

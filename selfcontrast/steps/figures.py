@@ -25,7 +25,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Draw the figure."""
     import pandas as pd
 
-    from selfcontrast import diagnostic_plots, plotting
+    from selfcontrast import diagnostic_plots, plotting, proxy_plots
 
     study = Study.model_validate(step.spec["study"])
     opened = step.open(args.tables)
@@ -36,7 +36,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         for n in opened.manifest["outputs"]
         if n.endswith(".tsv")
     }
-    figure = (plotting.FIGURES | diagnostic_plots.FIGURES)[args.figure](study, tables)
+    drawn = plotting.FIGURES | diagnostic_plots.FIGURES | proxy_plots.FIGURES
+    figure = drawn[args.figure](study, tables)
     for suffix in ("pdf", "svg"):
         with artifacts.atomic(step.folder / f"{args.figure}.{suffix}") as partial:
             plotting.save(figure, partial, suffix)

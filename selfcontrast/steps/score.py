@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--responses", type=Path, required=True, metavar="MANIFEST", help="of the step gather_pool or respond"
     )
+    parser.add_argument(
+        "--reward", type=Path, metavar="MANIFEST", help="of the step train_reward, for a scorer with `trained`"
+    )
     return cli.run_step(parser.parse_args(argv), work)
 
 
@@ -41,7 +44,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     pools = StoredPools(split["prompt_id"], split["target"], responses, with_target=True)
     scorer = plugins.load("scorers", spec["kind"])
     counts: Counter[str] = Counter()
-    scores = scorer.score(pools, split["prompt"], scorer.Params(**spec["params"]), counts)
+    params = scorer.Params(**cli.with_trained_reward(step, spec["params"], args.reward))
+    scores = scorer.score(pools, split["prompt"], params, counts)
     n_responses = 0
     texts: set[bytes] = set()
     answers = by_prompt(split["prompt_id"], responses, ["response_id", "text"])

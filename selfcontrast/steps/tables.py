@@ -1,7 +1,7 @@
 """Make the tidy tables of a finished study, and write down what they were made from.
 
 In: every manifest of the study. Out: metrics, comparisons, best, variance, power, trend, data, selections, negatives,
-benchmarks, histograms, gradient and similarity as .tsv, main.md, main.tex, provenance.json.
+benchmarks, histograms, gradient, similarity, proxy, wins and rewards as .tsv, main.md, main.tex, provenance.json.
 CPU, seconds.
 """
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the tables."""
-    from selfcontrast import evidence, main_table, tables
+    from selfcontrast import evidence, main_table, proxies, tables
     from selfcontrast.cells import read_cells
     from selfcontrast.harness.tables import benchmark_table
 
@@ -60,6 +60,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         "histograms": evidence.stored_table(cells, lambda cell: cell.layout.negatives, "histograms"),
         "gradient": evidence.gradient_table(cells),
         "similarity": tables.similarity_table(cells),
+        "proxy": proxies.proxy_table(cells),
+        "wins": proxies.wins_table(cells),
+        "rewards": proxies.rewards_table(cells),
     }
     for name, table in made.items():
         with artifacts.atomic(step.folder / f"{name}.tsv") as partial:
@@ -109,6 +112,8 @@ def _is_current(parts: tuple[str, ...], study: Study) -> bool:
         return parts[1] in study.evaluation.judges
     if parts[-2] == "pocket_tasks":
         return any(benchmark.world for benchmark in study.evaluation.benchmarks.values())
+    if "rewards" in parts:
+        return parts[parts.index("rewards") + 1] in study.reward_models
     if "arms" in parts:
         arm, seed, *rest = parts[parts.index("arms") + 1 :]
         number, arms = int(seed.removeprefix("s")), expand_arms(study)

@@ -1,4 +1,4 @@
-"""The same trainings by TRL: SFTTrainer for SFT, DPOTrainer for the objective `dpo`, as an independent check.
+"""Trainings by TRL: SFTTrainer and DPOTrainer as an independent check of this project's own, RewardTrainer for reward models.
 
 TRL gets token ids, so that templates play no part, in the order in which this project's batches take them. It computes the
 reference's log-probabilities by itself.
@@ -109,6 +109,39 @@ def train_sft_with_trl(
             completion_only_loss=True,
         )
         return _run(SFTTrainer, config, model, tokenizer, rows, schedule)
+
+
+def train_reward_with_trl(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[tuple[list[int], list[int]]],
+    training: dict[str, Any],
+    *,
+    n_steps: int,
+    seed: int,
+    tokens: int | None = None,
+) -> History:
+    """Train a classifier with one label in place by TRL's RewardTrainer; returns as ``train_dpo_with_trl``.
+
+    The loss of a pair is -log sigmoid(reward of the chosen - reward of the rejected answer), a batch's that of its pairs.
+
+    Args:
+        pairs: token ids of prompt and chosen, and of prompt and rejected answer.
+        training: with the keys of ``RewardTraining``, and ``precision``.
+    """
+    from trl import RewardConfig, RewardTrainer
+
+    whole = {"shape": "cosine", "lora": None, "ema": None, **training}
+    schedule = make_schedule(whole, n_steps)
+    rows = [{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in _in_order(pairs, schedule, seed)]
+    longest = max(len(row) for pair in pairs for row in pair)
+    with tempfile.TemporaryDirectory() as folder:
+        config = RewardConfig(
+            **_arguments(folder, schedule, whole, seed=seed),
+            **_division(schedule.batch, longest=2 * longest, tokens=tokens),
+            max_length=None,
+        )
+        return _run(RewardTrainer, config, model, tokenizer, rows, schedule)
 
 
 def _run(

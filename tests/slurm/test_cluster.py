@@ -294,6 +294,8 @@ def test_jobs_saw_their_gpu_and_used_the_cpu_since_it_does_not_exist(story: Stor
         "train",
         "respond",
         "score_answers",
+        "score_arms",
+        "train_reward",
         "gradient_noise",
         "benchmark",
     }

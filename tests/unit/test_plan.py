@@ -148,6 +148,7 @@ def test_jobs_are_those_of_the_workflow() -> None:
         "ref_logps": 2,
         "gather_logps": 2,
         "score_pool": 1,
+        "train_reward": 1,
         "select_groups": 6,
         "train": 6,
         "negatives": 1,
@@ -155,6 +156,7 @@ def test_jobs_are_those_of_the_workflow() -> None:
         "score_answers": 8,
         "pocket_tasks": 1,
         "benchmark": 4,
+        "score_arms": 1,
         "tables": 1,
         "cost": 1,
     }

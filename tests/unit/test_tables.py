@@ -39,6 +39,7 @@ def cell_of(
     draws = Resamples.draw(n_prompts=N, n_resamples=STUDY.evaluation.bootstrap, seed=0)
     vars(cell)["judgements"] = {"truth": Judgements(judged or {}, draws, 0)}
     vars(cell)["prompt_ids"] = [f"p{i}" for i in range(N)]
+    vars(cell)["proxies"] = {}
     cell._answers.update({m: metrics.get(m, {}) for m in ("length", "score", "win_vs_sft", "win_vs_target")})
     return cell
 

@@ -43,24 +43,46 @@ def test_smoke_plans_every_rule_and_shared_work_once(project):
         "train": 6,
         "respond": 8,
         "score_answers": 8,
+        "train_reward": 1,
+        "score_arms": 1,
     }
     expected |= {"pocket_tasks": 1, "benchmark": 4}  # one of the two seeds
-    expected |= {"diagnose_negatives": 1, "gradient_noise": 1, "judge": 1, "tables": 1, "figures": 7, "cost": 1}
+    expected |= {"diagnose_negatives": 1, "gradient_noise": 1, "judge": 1, "tables": 1, "figures": 8, "cost": 1}
     assert {rule: jobs[rule] for rule in expected} == expected
 
 
 def test_tiny_is_the_default_study_and_trains_the_base_model_once(project):
-    """12 trained arms (2 DPO, SPIN, 5 n, 4 more filters at n=4 and the control) and the SFT model, for each seed."""
+    """14 trained arms (3 DPO, SPIN, 5 n, 4 more filters at n=4 and the control) and the SFT model, for each seed."""
     done = project.snakemake("-n", "--quiet", "rules")
     assert done.returncode == 0, done.stdout
     jobs = planned(done.stdout)
-    seeds = jobs["respond"] / 14
+    seeds = jobs["respond"] / 15
     assert seeds >= 3
-    assert jobs["train"] == 13 * seeds
-    assert jobs["pretrain"] == jobs["sft"] == 1
+    assert jobs["train"] == 14 * seeds
+    assert jobs["pretrain"] == jobs["sft"] == jobs["train_reward"] == 1
+    assert jobs["score_arms"] == 1  # the proxy reads the answers of all arms in one job
+    assert jobs["score_pool"] == 4  # the pool by cosine, truth and proxy; the annotated answers by the truth
     assert jobs["ref_logps"] == 3  # two shards of the pool, one of the annotated answers
     assert jobs["gather_logps"] == 2
-    assert (jobs["pocket_tasks"], jobs["benchmark"]) == (1, 14)  # benchmarks run on one of the seeds
+    assert (jobs["pocket_tasks"], jobs["benchmark"]) == (1, 15)  # benchmarks run on one of the seeds
+
+
+def test_a_selection_and_a_filter_by_the_proxy_wait_for_its_training(project):
+    """The pool is scored by the proxy, and that by the truth for its labels; without the scorer nothing trains it."""
+    by_proxy = "  half: {kind: target, pool: sft, scorer: proxy, filter: {kind: most, keep: 0.5}}"
+    project.edit("config/smoke.yaml", by_proxy.replace("proxy", "cosine").replace("most", "least"), by_proxy)
+    done = project.snakemake("-n", "-p", "--config", "study=smoke")
+    assert done.returncode == 0, done.stdout[-3000:]
+    jobs = planned(done.stdout)
+    assert (jobs["train_reward"], jobs["score_pool"], jobs["score_arms"]) == (1, 4, 1)
+    shells = [line for line in done.stdout.splitlines() if "selfcontrast.steps.score" in line]
+    with_reward = [line for line in shells if "--reward results/smoke/hh/pocket/rewards/proxy/manifest.json" in line]
+    assert len(with_reward) == 2
+    project.edit("config/smoke.yaml", "scorers: [proxy]", "scorers: []")
+    project.edit("config/smoke.yaml", by_proxy, by_proxy.replace("proxy", "cosine"))
+    jobs = planned(project.snakemake("-n", "--quiet", "rules", "--config", "study=smoke").stdout)
+    assert not {"train_reward", "score_arms"} & jobs.keys()
+    assert jobs["figures"] == 7
 
 
 def test_tiny3_shares_one_base_model_between_three_data_sets(project):
@@ -182,8 +204,9 @@ def test_one_more_n_schedules_only_its_own_jobs(copy_of_finished):
     copy_of_finished.edit("config/smoke.yaml", "n: [1, 2]", "n: [1, 2, 4]")
     done = copy_of_finished.snakemake("-n", "--config", "study=smoke")
     jobs = planned(done.stdout)
-    assert jobs.pop("spec") == 4  # the groups' and the arm's own, that of the negatives, and the summary's
-    summary = {"diagnose_negatives": 1, "tables": 1, "figures": 6, "cost": 1, "all": 1}
+    # The groups' and the arm's own, those of the negatives, of the proxy's scores and of the judge, and the summary's.
+    assert jobs.pop("spec") == 6
+    summary = {"diagnose_negatives": 1, "score_arms": 1, "judge": 1, "tables": 1, "figures": 8, "cost": 1, "all": 1}
     assert jobs == {"select_groups": 2, "train": 2, "respond": 2, "score_answers": 2, "benchmark": 1, **summary}
     assert set(re.findall(r"arms/[\w-]+-n(\d+)/s\d/manifest.json", done.stdout)) >= {"4"}
     trained = re.findall(r"output: \S+/arms/([\w-]+)/s\d/manifest.json", done.stdout)
