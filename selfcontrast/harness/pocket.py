@@ -6,6 +6,7 @@ language but does not read the prompt gets one in four.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable
 from typing import Any
@@ -17,6 +18,9 @@ from selfcontrast.world.language import ATTRIBUTES
 
 DATA = "questions.jsonl"
 """File of the questions, beside the definitions."""
+
+STOPS = [".", " and", *sorted({end for a in ATTRIBUTES.values() if (end := a.answers[0].partition("{v}")[2])})]
+"""What may follow a value in an answer: a model that goes on is cut there."""
 
 _CHOICE, _ANSWER = POCKET_TASKS
 
@@ -54,7 +58,7 @@ doc_to_text: "{{{{question}}}}"
 gen_prefix: "{{{{beginning}}}}"
 doc_to_target: "{{{{value}}}}"
 generation_kwargs:
-  until: [".", " and"]
+  until: {json.dumps(STOPS)}
   do_sample: false
   max_gen_toks: 4
 filter_list:

@@ -22,7 +22,7 @@ from selfcontrast.config import check_files, load_study, parse_study
 from selfcontrast.errors import ConfigError, InputError, StepError
 from selfcontrast.harness import definitions, running
 from selfcontrast.harness.definitions import Definition, check_harness, check_pin, digest
-from selfcontrast.harness.pocket import DATA, DEFINITIONS, questions
+from selfcontrast.harness.pocket import DATA, DEFINITIONS, STOPS, questions
 from selfcontrast.harness.results import describe_task, metrics
 from selfcontrast.harness.tables import COLUMNS, benchmark_table
 from selfcontrast.layout import Layout
@@ -132,7 +132,8 @@ def test_one_choice_says_the_facts_and_the_others_do_not(rng: Any) -> None:
     # Without courtesy a right answer has 0.75; each wrong fact costs 0.5.
     assert grades[row["right"]] == 0.75
     assert sorted(grades) == [0.0, 0.25, 0.25, 0.75]
-    assert row["choices"][row["right"]].startswith(f"{row['beginning']} {row['value']}")
+    going_on = row["choices"][row["right"]].removeprefix(row["beginning"])
+    assert min((going_on.partition(stop)[0] for stop in STOPS), key=len).strip() == row["value"]
 
 
 def test_questions_hang_on_the_prompts_ids_alone_and_right_answers_are_spread() -> None:
