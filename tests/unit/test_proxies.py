@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from selfcontrast import proxies, proxy_plots, tables
+from selfcontrast import plotting, proxies, proxy_plots, tables
 from selfcontrast.cells import Cell
 from selfcontrast.config import load_study, parse_study
 from selfcontrast.layout import Layout
@@ -126,9 +126,10 @@ def test_figure_has_a_point_with_two_bars_for_each_arm_and_a_ring_for_the_proxy_
     assert [line.get_data()[0].tolist() for line in rings] == [[5.5]]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["SFT", "DPO", "Self-Contrast", "selected by the proxy"]
-    for suffix in ("pdf", "svg"):
-        from selfcontrast import plotting
-
-        plotting.save(figure, tmp_path / f"a.{suffix}", suffix)
-        plotting.save(figure, tmp_path / f"b.{suffix}", suffix)
-        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+    saved = {}
+    for name in ("a", "b"):
+        for suffix in ("pdf", "svg"):
+            again = proxy_plots.overoptimisation(STUDY, {"proxy": frame, "rewards": REWARDS})
+            plotting.save(again, tmp_path / f"{name}.{suffix}", suffix)
+        saved[name] = [(tmp_path / f"{name}.{suffix}").read_bytes() for suffix in ("pdf", "svg")]
+    assert saved["a"] == saved["b"]
