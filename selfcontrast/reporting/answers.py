@@ -25,8 +25,6 @@ LONGEST = 2_000
 OVERHEAD = 14
 """Bytes of an answer beside its text: its score, brackets and commas."""
 
-Texts = Mapping[int, "list[str]"]
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -50,8 +48,8 @@ def size_of(text: str) -> int:
 def choose(bases: NDArray, sizes: NDArray, order: list[int], budget: int) -> Choice:
     """Return the prompts, seeds and samples that fit.
 
-    Prompts come in ``order``, which is random and the same for every run. All seeds and samples are kept if at least ``ENOUGH``
-    prompts, or all there are, then fit; else the first sample of each seed; else the first sample of the first seed.
+    Prompts come in ``order``, which is random and the same for every run. All seeds and samples are kept if at least
+    ``ENOUGH`` prompts, or all there are, then fit; else the first sample of each seed; else that of the first seed.
 
     Args:
         bases: bytes of prompt and target, ``(prompts,)``.
@@ -185,11 +183,14 @@ def sentence(browser: Mapping[str, Any]) -> str:
         text += "texts of all of them, every seed and sample."
     else:
         text += (
-            f"to keep this page small, texts of {shown} of them, picked at random, with {seeds} of {browser['all_seeds']} seeds "
-            f"and {samples} of {browser['all_samples']} samples of each."
+            f"to keep this page small, texts of {shown} of them, picked at random, with {seeds} of "
+            f"{browser['all_seeds']} seeds and {samples} of {browser['all_samples']} samples of each."
         )
     if browser["cut"]:
-        text += f" {browser['cut']} of {browser['texts']} texts are longer than {browser['longest']} characters and are cut, with a mark."
+        text += (
+            f" {browser['cut']} of {browser['texts']} texts are longer than {browser['longest']} characters (prompts: "
+            "twice as many) and are cut, with a mark."
+        )
     return text
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 CELL = ("dataset", "model")
 """Columns that are left out of a page's tables where all rows agree in them."""
 
-LONG = 30
+LONG = 12
 """Rows beyond which a table starts folded."""
 
 DIGITS = 6

@@ -75,7 +75,7 @@ function drawBrowser(host, cells) {
       }
       show(cell, row);
       if (host.clientWidth < 760) detail.scrollIntoView({block: "start"});
-    }}, el("span", {class: "delta " + verdict(row.d)}, sign), el("span", {class: "snippet"}, text.slice(-160))));
+    }}, el("span", {class: "delta " + verdict(row.d)}, sign), el("span", {class: "snippet"}, text.split("\n\nHuman: ").pop().slice(0, 160))));
   }
 
   function show(cell, row) {

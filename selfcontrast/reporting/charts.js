@@ -19,7 +19,18 @@ function dressed(layout) {
   };
 }
 
+// The browser is spared plotly.js until the page stands: its text waits in an element that does not run.
+function loadPlotly() {
+  const source = document.getElementById("plotly");
+  if (source === null) return;
+  const script = document.createElement("script");
+  script.textContent = source.textContent;
+  source.remove();
+  document.body.append(script);
+}
+
 function plot(host, data, layout) {
+  loadPlotly();
   host.figure = {data, layout};
   drawn.add(host);
   host.style.height = (layout.height || 340) + "px";

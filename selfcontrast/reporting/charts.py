@@ -211,7 +211,7 @@ SETS = {"pool": GREY, "candidates": CURVE, "negatives": COLOURS[0]}
 
 
 def histograms(bars: pd.DataFrame, scorer: str) -> Figure:
-    """Return how alike to the target the pool, the candidates and the negatives of one selection are, with a slider over n."""
+    """Return how alike to the target pool, candidates and negatives of one selection are, with a slider over n."""
     ns = sorted(int(n) for n in bars["n"].unique())
     traces: list[dict[str, Any]] = []
     for n in ns:

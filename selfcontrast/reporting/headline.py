@@ -18,8 +18,8 @@ def headline(material: Material) -> Section:
     """Return the main table, the sentence that it comes to, and every arm as a dot."""
     study = material.study
     lead = (
-        f"Every arm on the same held-out prompts, with 95 % intervals over prompts and training seeds. Bold: the best arm of a "
-        f"metric; {ALIKE}: not distinguishable from it (paired by prompt, 5 % level, Holm's correction). n counts answers."
+        "Every arm on the same held-out prompts, with 95 % intervals over prompts and training seeds. Bold: the best arm "
+        f"of a metric; {ALIKE}: not distinguishable from it (paired by prompt, 5 % level, Holm's correction). n: answers."
     )
     blocks: list[Block] = [
         Text(f"best-{i}", "", sentence)
@@ -73,8 +73,8 @@ def _best_sentences(material: Material, cell: tuple[str, str]) -> Iterator[str]:
     yield (
         f"{material.prefix(cell)}{name} has the best {material.label(metric)}: {row['value']:.3f} "
         f"[{row['low']:.3f}, {row['high']:.3f}], n = {int(row['answers'])} answers to {int(row['prompts'])} prompts. "
-        f"{alike} of the other {len(others)} arms cannot be told from it. That the best was picked from the same numbers makes "
-        "small leads look a little larger than they are."
+        f"{alike} of the other {len(others)} arms cannot be told from it. That the best was picked from the same "
+        "numbers makes small leads look a little larger than they are."
     )
 
 
@@ -96,17 +96,19 @@ def _main_table(material: Material) -> Table:
         cells = []
         for metric in shown:
             is_best, is_alike = flags.get((dataset, model, metric, arm), (False, False))
-            cells.append(_cell(metric, by_metric.loc[metric], is_best, is_alike) if metric in by_metric.index else None)
-        rows.append([*head, arm, first["method"], first["selection"], int(first["n"]), *cells])
+            cells.append(
+                _cell(metric, by_metric.loc[[metric]].iloc[0], is_best, is_alike) if metric in by_metric.index else None
+            )
+        rows.append([*head, arm, int(first["n"]), *cells, first["method"], first["selection"]])
     columns = [
         *(("data set", "model") if several else ()),
         "arm",
-        "method",
-        "selection",
         "n",
         *(material.label(m) for m in shown),
+        "method",
+        "selection",
     ]
-    note = f"{len(rows)} arms, {len(material.study.seeds)} training seeds. Click a column to sort; type to filter, words in any order."
+    note = f"{len(rows)} arms, {len(material.study.seeds)} training seeds. Click a column to sort; words filter in any order."
     return Table("main", "Main table", note, tuple(columns), rows)
 
 
@@ -132,7 +134,8 @@ def scaling(material: Material) -> Section:
                 rows, metric, material.label(metric), curve=study.figures.scaling, lines=study.figures.lines
             )
             if figure is not None:
-                n = f"{int(rows['answers'].min())} to {int(rows['answers'].max())} answers an arm"
+                low, high = int(rows["answers"].min()), int(rows["answers"].max())
+                n = f"n = {low if low == high else f'{low} to {high}'} answers an arm"
                 title = f"{material.prefix(cell)}{material.label(metric)} over n"
                 blocks.append(
                     Chart(
@@ -143,12 +146,12 @@ def scaling(material: Material) -> Section:
         material,
         "trend",
         "Trend over n",
-        "Change for each doubling of n with its interval, p and Page's test; at the 5 % level, `direction`.",
+        "Change for each doubling of n with its interval, p and Page's test; direction: at the 5 % level.",
     )
     lead = (
-        "What more negatives change. A rise with n is evidence for the method only where it exceeds the intervals and the prompts "
-        f"are the same for every n (this study: {study.comparison.prompt_set} prompts, {study.comparison.negatives} negatives, "
-        f"{study.comparison.budget.replace('_', ' ')})."
+        "What more negatives change. A rise with n is evidence for the method only where it exceeds the intervals and the "
+        f"prompts are the same for every n (this study: {study.comparison.prompt_set} prompts, "
+        f"{study.comparison.negatives} negatives, {study.comparison.budget.replace('_', ' ')})."
     )
     if not any(isinstance(b, Chart) for b in blocks):
         blocks.insert(0, Text("scaling-none", "", "No method of this study has arms of several n."))
@@ -178,8 +181,8 @@ def filters(material: Material) -> Section:
         if len(box):
             found = box.iloc[0]
             note = (
-                f"{int(box['responses'].sum())} responses of pool {found['pool']}; Pearson {found['pearson']:.2f}, Spearman "
-                f"{found['spearman']:.2f}. Boxes: quartiles; whiskers: 5 to 95 %."
+                f"{int(box['responses'].sum())} responses of pool {found['pool']}; {_correlations(found)}"
+                "Boxes: quartiles; whiskers: 5 to 95 %."
             )
             title = f"{material.prefix(cell)}{found['scorer']} at each {study.evaluation.judge}"
             blocks.append(
@@ -188,10 +191,17 @@ def filters(material: Material) -> Section:
     if not blocks:
         blocks.append(Text("filters-none", "", f"This study has no arms of {method} at n = {n} to compare."))
     lead = (
-        f"The selections of {method} at {n} negatives. A filter matters if the most similar answers as negatives, the control, do "
-        "worse than the least similar ones; similarity can stand in for the judge only as far as its boxes rise from left to right."
+        f"The selections of {method} at {n} negatives. A filter matters if the most similar answers as negatives, the "
+        "control, do worse than the least similar ones; similarity can stand in for the judge only as far as its boxes "
+        "rise from left to right."
     )
     return Section("filters", "Filters", lead, tuple(blocks))
+
+
+def _correlations(row: pd.Series) -> str:
+    if row[["pearson", "spearman"]].isna().any():
+        return "no correlation, since one of the two does not vary. "
+    return f"Pearson {row['pearson']:.2f}, Spearman {row['spearman']:.2f}. "
 
 
 def _tables(material: Material, name: str, title: str, note: str) -> list[Block]:

@@ -17,7 +17,7 @@ from selfcontrast.reporting.material import Material
 TABLES = {
     "comparisons": (
         "Paired comparisons",
-        "`arm` minus `compared_to`, prompt by prompt; p_holm is corrected over a data set, model and metric.",
+        "arm minus compared to, prompt by prompt; p holm is corrected over a data set, model and metric.",
     ),
     "best": (
         "Differences to the best",
@@ -39,7 +39,7 @@ TABLES = {
     ),
     "negatives": (
         "Negatives",
-        "Shares over all negatives of a selection; `false`: as good as the target by the truth, where there is one.",
+        "Shares over all negatives of a selection; false: as good as the target by the truth, where there is one.",
     ),
     "gradient": ("Variance of the gradient", ""),
     "similarity": ("Similarity and judge", ""),
@@ -86,8 +86,8 @@ def _named(material: Material, *names: str) -> list[Block]:
 def evidence(material: Material) -> Section:
     """Return which differences are real, and which could have been seen."""
     lead = (
-        "Which differences are more than noise, and which this study could have seen at all. A comparison that finds nothing says "
-        "little where the smallest visible difference is large."
+        "Which differences are more than noise, and which this study could have seen at all. A comparison that finds nothing "
+        "says little where the smallest visible difference is large."
     )
     return Section(
         "evidence", "Comparisons and power", lead, tuple(_named(material, "best", "comparisons", "power", "variance"))
@@ -108,7 +108,10 @@ def judges(material: Material) -> Section:
                 frame,
             )
         )
-    lead = "What language models that judge say of the same answers, with the standard error of each figure, and how many judgements have no score."
+    lead = (
+        "What language models that judge say of the same answers, with the standard error of each figure, and how many "
+        "judgements have no score."
+    )
     return Section("judges", "Judges", lead, tuple(blocks))
 
 
@@ -135,8 +138,8 @@ def more(material: Material) -> Section:
 def browser(material: Material) -> Section:
     """Return the answers themselves, prompt by prompt."""
     lead = (
-        "The answers behind the numbers. Choose two arms: a prompt is a win of the first where its mean score over seeds and samples "
-        f"is higher. {answers.sentences(material.browsers)}"
+        "The answers behind the numbers. Choose two arms: a prompt is a win of the first where its mean score over seeds "
+        f"and samples is higher. {answers.sentences(material.browsers)}"
     )
     blocks = (Widget("answers", "", "", "browser", list(material.browsers)),) if material.browsers else ()
     return Section("prompts", "Prompt by prompt", lead, blocks)
@@ -155,7 +158,8 @@ def negatives(material: Material) -> Section:
                 blocks.append(Chart(f"histogram-{cell[0]}-{cell[1]}-{selection}", title, note, figure))
         rows = material.part("gradient", cell)
         if len(rows):
-            note = f"DPO at the SFT model; n = {int(rows['prompts'].iloc[0])} prompts with {int(rows['negatives'].iloc[0])} responses each."
+            prompts, responses = (int(rows[c].iloc[0]) for c in ("prompts", "negatives"))
+            note = f"DPO at the SFT model; n = {prompts} prompts with {responses} responses each. Bars: 95 % intervals."
             blocks.append(
                 Chart(
                     f"gradient-{cell[0]}-{cell[1]}",
@@ -166,8 +170,8 @@ def negatives(material: Material) -> Section:
             )
     blocks += _named(material, "negatives", "gradient")
     lead = (
-        "What is drawn as a negative. A filter does what it is for if it lowers the share of negatives that are as good as the "
-        "target below that of the pool."
+        "What is drawn as a negative. A filter does what it is for if it lowers the share of negatives that are as good as "
+        "the target below that of the pool."
     )
     return Section("negatives-section", "Negatives", lead, tuple(blocks))
 
@@ -192,8 +196,9 @@ def _false_share(material: Material, cell: tuple[str, str], selection: str) -> s
 def training(material: Material) -> Section:
     """Return the curves of every training."""
     lead = (
-        "One line for each arm, the mean over its seeds, with a band from the lowest to the highest seed; each point is a mean of "
-        "the steps around it. A loss that does not fall, or a margin that runs away, explains a number better than a method does."
+        "One line for each arm, the mean over its seeds, with a band from the lowest to the highest seed; each point is a "
+        "mean of the steps around it. A loss that does not fall, or a margin that runs away, explains a number better than a "
+        "method does."
     )
     blocks = (Widget("training-curves", "", "", "curves", list(material.curves)),) if material.curves else ()
     return Section("training", "Training", lead, blocks)
@@ -201,7 +206,7 @@ def training(material: Material) -> Section:
 
 def data(material: Material) -> Section:
     """Return what the numbers stand on: what was read, dropped and left out."""
-    lead = "Everything that was read, and everything that was left out, by its reason. Nothing is dropped without being counted here."
+    lead = "Everything that was read, and everything that was left out, by its reason: nothing is dropped uncounted."
     return Section("data-section", "Data", lead, tuple(_named(material, "data", "selections")))
 
 
@@ -229,7 +234,7 @@ def cost(material: Material) -> Section:
         title, note = titles.get(name, (name.capitalize(), ""))
         if len(frame):
             blocks.append(table_of(f"cost-{name}", title, note, frame))
-    lead = "Times are those of the last run of each job and differ from run to run; no other number on this page depends on them."
+    lead = "Times of the last run of each job; they differ from run to run, and no other number on this page depends on them."
     return Section("cost-section", "Cost", lead, tuple(blocks))
 
 

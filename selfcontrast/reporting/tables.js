@@ -22,7 +22,7 @@ function compare(a, b) {
 }
 
 function drawTable(host, table) {
-  const numeric = table.columns.map((_, c) => table.rows.some(r => typeof plain(r[c]) === "number"));
+  const numeric = table.columns.map((_, c) => table.rows.some(r => typeof plain(r[c]) === "number") || table.rows.every(r => plain(r[c]) === null));
   const texts = table.rows.map(row => row.map(words).join(" ").toLowerCase());
   const state = {column: null, ascending: true, query: "", most: PAGE_ROWS};
   const body = el("tbody"), counter = el("span", {class: "count", role: "status"});

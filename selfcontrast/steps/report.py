@@ -8,8 +8,9 @@ differs from run to run; nothing depends on it.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from selfcontrast import artifacts, cli
 from selfcontrast.schema import Study
@@ -76,7 +77,7 @@ def _pictures(manifests: Sequence[Path], step: cli.Step) -> dict[str, str]:
     return found
 
 
-def _facts(provenance: dict, study: Study, cells: Sequence) -> dict[str, str]:
+def _facts(provenance: Mapping[str, Any], study: Study, cells: Sequence[Any]) -> dict[str, str]:
     splits = {d: s.splits.model_dump()[study.evaluation.split] for d, s in study.datasets.items()}
     return {
         "arms": str(sum(len(c.arms) for c in cells)),

@@ -37,6 +37,7 @@ LAYERS = (
     ("evidence", "main_table"),
     ("plotting",),
     ("diagnostic_plots",),
+    ("reporting",),
     ("steps", "__main__"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -55,8 +56,12 @@ IMPORTERS = {
     "pyarrow": {"parquet", "joins", "datasets._records", "sorting"},
     "statsmodels": {"stats.intervals", "stats.power"},
     "scipy": {"stats.intervals", "stats.trend", "linting.across"},
-    "pandas": {"tables", "evidence", "main_table", "plotting", "diagnostic_plots", "steps.figures"},
-    "yaml": {"config"},
+    "pandas": {
+        *("tables", "evidence", "main_table", "plotting", "diagnostic_plots", "steps.figures"),
+        *(f"reporting.{m}" for m in ("blocks", "charts", "headline", "material", "reading", "sections")),
+    },
+    "plotly": {"reporting.page"},
+    "yaml": {"config", "reporting.citation"},
     "httpx2": {"judging.client"},
     "sklearn": {"judging.length_control"},
 }

@@ -44,7 +44,7 @@ def test_smoke_plans_every_rule_and_shared_work_once(project):
         "respond": 8,
         "score_answers": 8,
     }
-    expected |= {"diagnose_negatives": 1, "gradient_noise": 1, "tables": 1, "figures": 6, "cost": 1}
+    expected |= {"diagnose_negatives": 1, "gradient_noise": 1, "tables": 1, "figures": 6, "cost": 1, "report": 1}
     assert {rule: jobs[rule] for rule in expected} == expected
 
 
@@ -181,7 +181,7 @@ def test_one_more_n_schedules_only_its_own_jobs(copy_of_finished):
     done = copy_of_finished.snakemake("-n", "--config", "study=smoke")
     jobs = planned(done.stdout)
     assert jobs.pop("spec") == 4  # the groups' and the arm's own, that of the negatives, and the summary's
-    summary = {"diagnose_negatives": 1, "tables": 1, "figures": 6, "cost": 1, "all": 1}
+    summary = {"diagnose_negatives": 1, "tables": 1, "figures": 6, "cost": 1, "report": 1, "all": 1}
     assert jobs == {"select_groups": 2, "train": 2, "respond": 2, "score_answers": 2, **summary}
     assert set(re.findall(r"arms/[\w-]+-n(\d+)/s\d/manifest.json", done.stdout)) >= {"4"}
     trained = re.findall(r"output: \S+/arms/([\w-]+)/s\d/manifest.json", done.stdout)
