@@ -9,7 +9,7 @@ import pandas as pd
 
 from selfcontrast.main_table import ALIKE
 from selfcontrast.plotting import selection_label
-from selfcontrast.reporting import charts
+from selfcontrast.reporting import charts, diagnostic_charts
 from selfcontrast.reporting.blocks import Block, Chart, Section, Table, Text, mark, table_of
 from selfcontrast.reporting.material import Material
 
@@ -186,7 +186,12 @@ def filters(material: Material) -> Section:
             )
             title = f"{material.prefix(cell)}{found['scorer']} at each {study.evaluation.judge}"
             blocks.append(
-                Chart(f"similarity-{cell[0]}-{cell[1]}", title, note, charts.similarity(box, study.evaluation.judge))
+                Chart(
+                    f"similarity-{cell[0]}-{cell[1]}",
+                    title,
+                    note,
+                    diagnostic_charts.similarity(box, study.evaluation.judge),
+                )
             )
     if not blocks:
         blocks.append(Text("filters-none", "", f"This study has no arms of {method} at n = {n} to compare."))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from selfcontrast.reporting import answers, charts, headline
+from selfcontrast.reporting import answers, charts, diagnostic_charts, headline
 from selfcontrast.reporting.blocks import Block, Chart, Picture, Section, Text, Widget, pairs_table, table_of
 from selfcontrast.reporting.citation import bibtex
 from selfcontrast.reporting.material import Material
@@ -154,7 +154,7 @@ def negatives(material: Material) -> Section:
             for selection, part in bars.groupby("selection", sort=False):
                 title = f"{material.prefix(cell)}{selection}"
                 note = f"Similarity to the target; {_false_share(material, cell, str(selection))}first seed."
-                figure = charts.histograms(part, str(part["scorer"].iloc[0]))
+                figure = diagnostic_charts.histograms(part, str(part["scorer"].iloc[0]))
                 blocks.append(Chart(f"histogram-{cell[0]}-{cell[1]}-{selection}", title, note, figure))
         rows = material.part("gradient", cell)
         if len(rows):
@@ -165,7 +165,7 @@ def negatives(material: Material) -> Section:
                     f"gradient-{cell[0]}-{cell[1]}",
                     f"{material.prefix(cell)}variance of the gradient",
                     note,
-                    charts.gradient(rows),
+                    diagnostic_charts.gradient(rows),
                 )
             )
     blocks += _named(material, "negatives", "gradient")

@@ -58,7 +58,10 @@ IMPORTERS = {
     "scipy": {"stats.intervals", "stats.trend", "linting.across"},
     "pandas": {
         *("tables", "evidence", "main_table", "plotting", "diagnostic_plots", "steps.figures"),
-        *(f"reporting.{m}" for m in ("blocks", "charts", "headline", "material", "reading", "sections")),
+        *(
+            f"reporting.{m}"
+            for m in ("blocks", "charts", "diagnostic_charts", "headline", "material", "reading", "sections")
+        ),
     },
     "plotly": {"reporting.page"},
     "yaml": {"config", "reporting.citation"},
