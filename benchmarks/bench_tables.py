@@ -100,7 +100,9 @@ def write_results(study: Study, root: Path) -> None:
     n, k = study.datasets["hh"].splits.test, study.evaluation.samples
     ids = [f"{i:064x}" for i in range(n)]
     kept = {"records": n, "dropped": {}, "kept": n}
-    write(root / "hh" / "prompts", {}, kept)
+    artifacts.write_json(
+        root / "hh" / "prompts" / "manifest.json", {"inputs": {"records": "0" * 64}, "outputs": {}, "report": kept}
+    )
     write(
         layout.prompts.parent,
         {
