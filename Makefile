@@ -16,7 +16,7 @@ VLLM := $(abspath .venv-vllm)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env env-vllm tiny run plan show report export publish check calibrate-judges test lint types unit smoke test-slurm test-vllm vllm-if-there bench-train bench-generate bench-similarity bench-scale bench-judge bench-tables clean
+.PHONY: help env env-vllm tiny run plan show report report-zip export publish check calibrate-judges test lint types unit smoke test-slurm test-browser test-vllm vllm-if-there bench-train bench-generate bench-similarity bench-scale bench-judge bench-tables clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,13 +60,17 @@ plan: env ## what STUDY will cost before it runs (MACHINE=h200|h100|a100|rtx4090
 show: env ## print the main table of STUDY
 	@python -m selfcontrast show $(STUDY)
 
-report: env ## write results/STUDY/report.zip, the HTML report of a finished study
+report: env ## write results/STUDY/report.html, the report of a finished study as one page
+	@snakemake --cores $(CORES) --config study=$(STUDY) --quiet rules host reason -- results/$(basename $(notdir $(STUDY)))/report.html
+	@echo "results/$(basename $(notdir $(STUDY)))/report.html"
+
+report-zip: env ## write results/STUDY/report.zip, Snakemake's own report of a finished study
 	snakemake --cores 1 --config study=$(STUDY) --report results/$(basename $(notdir $(STUDY)))/report.zip
 
 export: env ## preference sets, answers and models of a finished STUDY in other tools' layouts (WHAT=preferences|alpaca_eval|mt_bench|model)
 	@python -m selfcontrast export $(STUDY) $(WHAT)
 
-publish: env ## copy the tables and figures of STUDY to results/published/
+publish: env ## copy the tables, figures and report of STUDY to results/published/
 	@python -m selfcontrast publish $(STUDY)
 
 check: env ## check STUDY without running it
@@ -76,7 +80,7 @@ calibrate-judges: env ## win rates of AlpacaEval's annotations in FOLDER, compar
 	@test -n "$(FOLDER)" || { echo "name a folder of <model>/<annotator>/annotations.json: make calibrate-judges FOLDER=../alpaca_eval/results"; exit 2; }
 	@python -m selfcontrast calibrate "$(FOLDER)" $(if $(LEADERBOARD),--leaderboard "$(LEADERBOARD)")
 
-test: lint types unit smoke vllm-if-there test-slurm ## every check
+test: lint types unit smoke vllm-if-there test-browser test-slurm ## every check
 
 lint: env ## ruff, snakefmt, snakemake --lint
 	ruff check .
@@ -89,10 +93,10 @@ types: env ## mypy
 	mypy
 
 unit: env ## unit, contract and wiring tests
-	pytest -n 2 -m "not slow and not slurm and not vllm"
+	pytest -n 2 -m "not slow and not slurm and not vllm and not browser"
 
 smoke: env ## the smoke study end to end: same bytes in two directories, after kills, and on real files where present
-	pytest -m "slow and not vllm"
+	pytest -m "slow and not vllm and not browser"
 
 test-slurm: env ## the smoke study on a real one-node Slurm, brought up and torn down here; as root, with Debian's packages
 	@{ command -v slurmctld && command -v slurmd && command -v munged; } > /dev/null \
@@ -100,6 +104,13 @@ test-slurm: env ## the smoke study on a real one-node Slurm, brought up and torn
 		|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SLURM_PACKAGES) > /dev/null; } \
 		|| echo "The packages $(SLURM_PACKAGES) cannot be installed here."
 	pytest -p no:xdist -m slurm -s tests/slurm
+
+test-browser: env ## the report in Chromium: sizes, light and dark, no network, nothing that a model wrote runs; installs Debian's package as root
+	@command -v chromium > /dev/null \
+		|| test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null \
+		|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium > /dev/null; } \
+		|| echo "The package chromium cannot be installed here."
+	pytest -p no:xdist -m browser -s tests/browser
 
 test-vllm: env-vllm ## the back-end vLLM, sampling with vLLM itself: parity with the other one, shards, seeds, a step
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm
@@ -114,7 +125,7 @@ bench-train: env ## preference training against TRL, on this machine (about 10 m
 bench-generate: env ## sampling against transformers.generate, with the SFT model of a finished `tiny`
 	python benchmarks/bench_generate.py
 
-bench-tables: env ## tables of a synthetic study of 100 arms: under 60 s and 1 GiB
+bench-tables: env ## tables and report of a synthetic study of 100 arms: under 60 s, 1 GiB and 20 MiB
 	python benchmarks/bench_tables.py
 
 bench-similarity: env ## score and filter 1,000,000 answers: speed and peak memory

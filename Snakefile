@@ -35,4 +35,5 @@ rule all:
         rules.tables.output.manifest,
         expand(rules.figures.output.manifest, figure=FIGURES),
         rules.cost.output.manifest,
+        rules.report.output.manifest,
     localrule: True

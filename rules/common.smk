@@ -495,6 +495,33 @@ def table_files(wildcards):
     ]
 
 
+def report_files(wildcards):
+    """Return what makes the report: its modules, and the page's own scripts and style."""
+    folder = Path(workflow.basedir) / "selfcontrast" / "reporting"
+    return sorted(
+        f"selfcontrast/reporting/{p.name}"
+        for p in folder.iterdir()
+        if p.suffix in (".py", ".html", ".css", ".js")
+    )
+
+
+def shown_files(wildcards):
+    """Return what the report shows beside the tables: prompts, answers with their scores, histories."""
+    shown = every_answer(wildcards)
+    for dataset, arms in ARMS.items():
+        shown.append(f"<results>/{dataset}/prompts/manifest.json")
+        for model in sweep.models_of(cfg, dataset):
+            base = f"<results>/{dataset}/{model}"
+            shown += [f"{base}/prompts/manifest.json", f"{base}/sft/manifest.json"]
+            for arm in arms.values():
+                for seed in cfg.seeds:
+                    one = f"{base}/arms/{arm.id}/s{seed}"
+                    shown.append(f"{one}/eval/{cfg.evaluation.split}/manifest.json")
+                    if arm.is_trained:
+                        shown.append(f"{one}/manifest.json")
+    return shown
+
+
 def every_answer(wildcards):
     """Return the scored answers of every arm and seed."""
     e = cfg.evaluation

@@ -178,3 +178,40 @@ rule cost:
     shell:
         "exec python -m {params.module} --spec {input.spec}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"
+
+
+rule report:
+    input:
+        code="selfcontrast/steps/report.py",
+        lib=report_files,
+        spec="<results>/summary/spec.json",
+        tables=rules.tables.output.manifest,
+        cost=rules.cost.output.manifest,
+        figures=expand(rules.figures.output.manifest, figure=FIGURES),
+        shown=shown_files,
+        judges=expand(rules.judge.output.manifest, judge=cfg.evaluation.judges),
+        citation="CITATION.cff",
+    output:
+        manifest="<results>/report/manifest.json",
+        html=report(
+            "<results>/report.html",
+            caption="../report/report.rst",
+            category="Report",
+            labels={"what": "everything on one page"},
+        ),
+        run="<results>/report/run.json",
+    log:
+        "<logs>/report/report.log",
+    benchmark:
+        "<benchmarks>/report/report.jsonl"
+    conda:
+        "../envs/base.yaml"
+    resources:
+        mem_mb=grow(2_000),
+        runtime=30,
+    params:
+        module=as_py_module(input.code),
+    shell:
+        "exec python -m {params.module} --spec {input.spec}"
+        " --tables {input.tables} --cost {input.cost} --figures {input.figures} --citation {input.citation}"
+        " --threads {threads} --out {output.manifest} > {log} 2>&1"

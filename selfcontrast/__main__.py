@@ -90,7 +90,7 @@ def show(name: str) -> str:
 
 
 def publish(name: str) -> str:
-    """Copy the tables, figures and cost of a finished study to results/published/<study>/ and return what was copied."""
+    """Copy the tables, figures, cost and report of a finished study to results/published/<study>/ and return how many."""
     root = _finished(name)
     target = RESULTS / "published" / root.name
     if target.exists():
@@ -103,7 +103,11 @@ def publish(name: str) -> str:
         (target / folder).mkdir(parents=True)
         for file in files:
             shutil.copyfile(file, target / folder / file.name)
-    return f"{len(tables) + len(figures)} files copied to {target.as_posix()}/"
+    report = root / "report.html"
+    if report.is_file():
+        shutil.copyfile(report, target / report.name)
+    n_files = len(tables) + len(figures) + report.is_file()
+    return f"{n_files} files copied to {target.as_posix()}/"
 
 
 def calibrate(folder: Path, leaderboard: Path | None) -> int:
@@ -132,7 +136,7 @@ def _finished(name: str) -> Path:
 COMMANDS: dict[str, tuple[Callable[[str], str], str]] = {
     "check": (check, "check a study without running it"),
     "show": (show, "print the main table of a finished study"),
-    "publish": (publish, "copy its small tables and figures to results/published/"),
+    "publish": (publish, "copy its small tables, figures and report to results/published/"),
 }
 
 

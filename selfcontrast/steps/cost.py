@@ -34,7 +34,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         if run["step"] == "judge":
             judges[path.parent.name] = run
             run["usd"] = dollars(study, path.parent.name, run)
-        if run["step"] != "cost":
+        if run["step"] not in ("cost", "report"):  # what comes behind, from an earlier run
             runs[run["step"]].append(run)
     rows = sorted((_sum(stage, jobs) for stage, jobs in runs.items()), key=lambda r: -r["wall_s"])
     _write(step, "cost.tsv", rows)

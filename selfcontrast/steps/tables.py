@@ -106,7 +106,7 @@ def _records(study: Study, root: Path, dataset: str) -> dict[str, str]:
 
 def _is_current(parts: tuple[str, ...], study: Study) -> bool:
     """Return whether a manifest belongs to the study as it is now, not to an arm or seed that was removed from it."""
-    if parts[0] in ("tables", "figures", "cost", "export") or "shards" in parts:
+    if parts[0] in ("tables", "figures", "cost", "export", "report") or "shards" in parts:
         return False
     if parts[0] == "judges":
         return parts[1] in study.evaluation.judges

@@ -39,6 +39,7 @@ LAYERS = (
     ("evidence", "main_table", "proxies"),
     ("plotting",),
     ("diagnostic_plots", "proxy_plots"),
+    ("reporting",),
     ("steps", "__main__"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -60,8 +61,13 @@ IMPORTERS = {
     "pandas": {
         *("tables", "evidence", "main_table", "proxies", "plotting", "diagnostic_plots", "proxy_plots"),
         *("harness.tables", "steps.figures"),
+        *(
+            f"reporting.{m}"
+            for m in ("blocks", "charts", "diagnostic_charts", "headline", "material", "reading", "sections")
+        ),
     },
-    "yaml": {"config", "exporting.cards"},
+    "plotly": {"reporting.page"},
+    "yaml": {"config", "exporting.cards", "reporting.citation"},
     "lm_eval": {"harness.running"},
     "datasets": {"harness.running", "training.trl"},
     "httpx2": {"judging.client"},

@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("Snakefile", "rules", "selfcontrast", "config", "profiles", "envs", "report", "requirements.lock")
+PARTS = (
+    "Snakefile",
+    "rules",
+    "selfcontrast",
+    "config",
+    "profiles",
+    "envs",
+    "report",
+    "requirements.lock",
+    "CITATION.cff",
+)
 
 
 @dataclass(frozen=True)
@@ -91,12 +101,12 @@ def copy_of_finished(finished: Project, tmp_path: Path) -> Project:
 
 
 def reproducible_files(project: Project, study: str = "smoke") -> dict[str, bytes]:
-    """Return what a run must reproduce byte for byte: everything but logs, run times and their sum.
+    """Return what a run must reproduce byte for byte: everything but logs, run times, their sum, and the report that shows it.
 
     Nor are shards of pools among it: they are temporary, and a kill between a job's end and their removal leaves some.
     """
     root = project.folder / "results" / study
-    volatile = {"logs", "benchmarks", "cost", "report.zip"}
+    volatile = {"logs", "benchmarks", "cost", "report", "report.html", "report.zip"}
     files = {}
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts

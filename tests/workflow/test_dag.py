@@ -47,7 +47,15 @@ def test_smoke_plans_every_rule_and_shared_work_once(project):
         "score_arms": 1,
     }
     expected |= {"pocket_tasks": 1, "benchmark": 4}  # one of the two seeds
-    expected |= {"diagnose_negatives": 1, "gradient_noise": 1, "judge": 1, "tables": 1, "figures": 8, "cost": 1}
+    expected |= {
+        "diagnose_negatives": 1,
+        "gradient_noise": 1,
+        "judge": 1,
+        "tables": 1,
+        "figures": 8,
+        "cost": 1,
+        "report": 1,
+    }
     assert {rule: jobs[rule] for rule in expected} == expected
 
 
@@ -206,7 +214,8 @@ def test_one_more_n_schedules_only_its_own_jobs(copy_of_finished):
     jobs = planned(done.stdout)
     # The groups' and the arm's own, those of the negatives, of the proxy's scores and of the judge, and the summary's.
     assert jobs.pop("spec") == 6
-    summary = {"diagnose_negatives": 1, "score_arms": 1, "judge": 1, "tables": 1, "figures": 8, "cost": 1, "all": 1}
+    summary = {"diagnose_negatives": 1, "score_arms": 1, "judge": 1, "tables": 1, "figures": 8}
+    summary |= {"cost": 1, "report": 1, "all": 1}
     assert jobs == {"select_groups": 2, "train": 2, "respond": 2, "score_answers": 2, "benchmark": 1, **summary}
     assert set(re.findall(r"arms/[\w-]+-n(\d+)/s\d/manifest.json", done.stdout)) >= {"4"}
     trained = re.findall(r"output: \S+/arms/([\w-]+)/s\d/manifest.json", done.stdout)

@@ -1,0 +1,156 @@
+"""The report in Chromium: two widths, light and dark, sorting, answers of models as text, no network, under two seconds."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfcontrast.reporting import page, sections
+from tests.unit.test_reporting import EVIL, browser, published
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
+MOST_SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium on this machine (make test-browser installs it as root on Debian)")
+    with api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published tables of `tiny`, and answers of which every one tries to run."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    found = sections.sections_of(published(browsers=[browser(n_prompts=30, text=EVIL)]))
+    path.write_text(page.render("tiny", EVIL, {"arms": "14"}, found), encoding="utf-8")
+    return path
+
+
+class Opened:
+    """A page with what it complained of and asked for."""
+
+    def __init__(self, chromium: Any, report: Path, *, width: int = 1440, scheme: str = "light") -> None:
+        self.context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        started = time.monotonic()
+        self.page.goto(report.as_uri())
+        self.seconds = time.monotonic() - started
+
+    def scroll_through(self) -> None:
+        """Go down the page until every figure was drawn."""
+        at, height = 0, 1
+        while at < height:
+            self.page.evaluate("y => window.scrollTo({top: y, behavior: 'instant'})", at)
+            self.page.wait_for_timeout(30)
+            at, height = at + 800, self.page.evaluate("document.documentElement.scrollHeight")
+        self.page.wait_for_function("[...document.querySelectorAll('.plot')].every(p => p.querySelector('svg'))")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 400])
+def test_page_fits_its_window_complains_of_nothing_and_asks_for_nothing(
+    chromium: Any, report: Path, width: int, scheme: str
+) -> None:
+    opened = Opened(chromium, report, width=width, scheme=scheme)
+    opened.scroll_through()
+    assert opened.page.evaluate("document.documentElement.scrollWidth") == width
+    assert opened.complaints == []
+    assert [u for u in opened.requests if not u.startswith(("data:", "blob:"))] == [report.as_uri()]
+    red, green, blue = opened.page.evaluate(
+        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+    )
+    assert (red + green + blue < 200) == (scheme == "dark")
+    opened.context.close()
+
+
+def test_page_opens_in_two_seconds(chromium: Any, report: Path) -> None:
+    """The best of three: load, and the first figure drawn."""
+    seconds = []
+    for _ in range(3):
+        opened = Opened(chromium, report)
+        started = time.monotonic()
+        opened.page.wait_for_selector("[data-chart] svg")
+        seconds.append((opened.seconds, opened.seconds + time.monotonic() - started))
+        opened.context.close()
+    load, drawn = min(seconds)
+    print(f"load {load:.2f} s, first figure {drawn:.2f} s")
+    assert load < MOST_SECONDS
+    assert drawn < 2 * MOST_SECONDS
+
+
+def test_click_on_a_column_sorts_and_words_filter(chromium: Any, report: Path) -> None:
+    opened = Opened(chromium, report)
+    table = opened.page.locator("[data-table=main]")
+    arms = table.locator("tbody tr td:first-child")
+    head = table.get_by_role("button", name="mean grade")
+    head.click()
+    assert arms.first.inner_text() == "selfcontrast-least50-n16"
+    assert table.locator("th[aria-sort=descending]").count() == 1
+    head.click()
+    assert arms.first.inner_text() == "sft-none-n0"
+    table.get_by_role("searchbox").fill("n4 least")
+    assert sorted(arms.all_inner_texts()) == [f"selfcontrast-least{k}-n4" for k in (25, 50, 75)]
+    opened.context.close()
+
+
+def test_what_a_model_wrote_is_text_and_does_not_run(chromium: Any, report: Path) -> None:
+    opened = Opened(chromium, report)
+    opened.page.locator("#prompts").scroll_into_view_if_needed()
+    opened.page.locator(".entry").nth(3).click()
+    opened.page.locator(".others summary").click()
+    said = opened.page.locator(".side .said").all_inner_texts()
+    assert len(said) == 2 * 4 * 2
+    assert all("</script><script>window.hacked = 1</script>" in text for text in said)
+    assert opened.page.locator(".entry.current").count() == 1
+    assert opened.page.evaluate("window.hacked") is None
+    assert opened.page.locator("img[src=x]").count() == 0
+    assert opened.complaints == []
+    opened.context.close()
+
+
+def test_policy_stops_a_script_that_got_in_by_any_other_way(chromium: Any, report: Path) -> None:
+    """The negative control: a script element of the test's own, which the page's policy must refuse."""
+    opened = Opened(chromium, report)
+    opened.page.evaluate(
+        "const s = document.createElement('script'); s.textContent = 'window.hacked = 1'; document.body.append(s)"
+    )
+    assert opened.page.evaluate("window.hacked") is None
+    assert any("Content Security Policy" in c for c in opened.complaints)
+    opened.context.close()
+
+
+def test_wins_and_losses_are_counted_between_any_two_arms(chromium: Any, report: Path) -> None:
+    opened = Opened(chromium, report)
+    opened.page.locator("#prompts").scroll_into_view_if_needed()
+    assert "30 wins, 0 ties, 0 losses of 30 prompts" in opened.page.locator(".tally").inner_text()
+    opened.page.get_by_label("show").select_option("loss")
+    assert opened.page.locator(".entry").count() == 0
+    opened.context.close()
+
+
+def test_button_turns_light_into_dark(chromium: Any, report: Path) -> None:
+    opened = Opened(chromium, report)
+    before = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    opened.page.locator("#theme").click()
+    assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+    assert opened.page.locator("#theme").inner_text() == "Light"
+    assert opened.complaints == []
+    opened.context.close()
