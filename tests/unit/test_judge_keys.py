@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,9 @@ def test_check_tells_requests_and_price(tmp_path: Path) -> None:
     """4 arms, 2 seeds, 24 prompts, 2 games: 384 requests; a reply of at most 1,024 tokens at $10 a million costs $0.01024."""
     raw = (ROOT / "config/smoke.yaml").read_text(encoding="utf-8")
     limits = "limits: {output_usd: 10, cap_usd: 3}"
-    judge = f"judges: {{one: {{kind: pairwise, model: m, server: {{kind: pocket}}, {limits}}}}}"
+    judge = f"one: {{kind: pairwise, model: m, server: {{kind: pocket}}, {limits}}}"
     path = tmp_path / "trial.yaml"
-    path.write_text(raw.replace("bootstrap: 200", f"bootstrap: 200\n  {judge}"), encoding="utf-8")
+    path.write_text(re.sub(r"(?m)^    truth: .*$", f"    {judge}", raw), encoding="utf-8")
     told = check(str(path)).splitlines()[-1]
     assert told.startswith("  judge one: up to 384 requests, about $3.93 ")
     assert told.endswith("it stops at $3.00")
