@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfcontrast.reporting.blocks import number
-from selfcontrast.reporting.page import embed_json
+from selfcontrast.reporting.page import to_json
 from selfcontrast.seeds import derive_seed
 
 BUDGET = 6 << 20
@@ -42,7 +42,7 @@ def cut(text: str, longest: int = LONGEST) -> tuple[str, int]:
 
 def size_of(text: str) -> int:
     """Return the bytes of a text in the page."""
-    return len(embed_json(cut(text)[0]).encode()) + OVERHEAD
+    return len(to_json(cut(text)[0]).encode()) + OVERHEAD
 
 
 def choose(bases: NDArray, sizes: NDArray, order: list[int], budget: int) -> Choice:
@@ -111,7 +111,7 @@ def browser_of(
         for s, training_seed in enumerate(seeds):
             sizes[:, s] += [[size_of(t) for t in row] for row in texts_of(arm, training_seed)]
     bases = np.array(
-        [2 * OVERHEAD + size_of(targets[i]) + len(embed_json(cut(prompts[i], 2 * LONGEST)[0]).encode()) for i in ids]
+        [2 * OVERHEAD + size_of(targets[i]) + len(to_json(cut(prompts[i], 2 * LONGEST)[0]).encode()) for i in ids]
     )
     chosen = choose(bases, sizes, shuffled(ids, seed), budget)
     tally = _Tally()

@@ -20,20 +20,18 @@ function dressed(layout) {
 }
 
 // The browser is spared plotly.js until the page stands: its text waits in an element that does not run.
-function loadPlotly() {
-  const source = document.getElementById("plotly");
-  if (source === null) return;
+let plotly = null;
+async function loadPlotly() {
   const script = document.createElement("script");
-  script.textContent = source.textContent;
-  source.remove();
+  script.textContent = await unpack("plotly");
   document.body.append(script);
 }
 
-function plot(host, data, layout) {
-  loadPlotly();
+async function plot(host, data, layout) {
   host.figure = {data, layout};
   drawn.add(host);
   host.style.height = (layout.height || 340) + "px";
+  await (plotly ??= loadPlotly());
   return Plotly.react(host, data, dressed(layout), {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"], displayModeBar: "hover"});
 }
 

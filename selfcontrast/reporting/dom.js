@@ -1,4 +1,3 @@
-"use strict";
 // Elements are made by this function alone, and every text reaches the page as textContent: nothing is parsed as HTML.
 function el(tag, attributes, ...children) {
   const node = document.createElement(tag);
@@ -12,7 +11,7 @@ function el(tag, attributes, ...children) {
   return node;
 }
 
-const DATA = JSON.parse(document.getElementById("data").textContent);
+const DATA = JSON.parse(await unpack("data"));
 
 function select(label, options, value, change) {
   const box = el("select", {onchange: () => change(box.value)});

@@ -4,13 +4,13 @@ for (const host of document.querySelectorAll("[data-table]")) {
   if (box.open) draw();
   box.addEventListener("toggle", () => { if (box.open) draw(); });
 }
-window.addEventListener("load", () => setTimeout(() => {
+setTimeout(() => {
   for (const host of document.querySelectorAll("[data-chart]")) {
     const figure = DATA[host.dataset.chart];
     whenNear(host, () => plot(host, figure.data, figure.layout));
   }
   for (const host of document.querySelectorAll("[data-curves]")) whenNear(host, () => drawCurves(host, DATA[host.dataset.curves]));
-}, 0));
+}, 0);
 for (const host of document.querySelectorAll("[data-browser]")) whenNear(host, () => drawBrowser(host, DATA[host.dataset.browser]));
 
 const button = document.getElementById("theme"), system = matchMedia("(prefers-color-scheme: dark)");
