@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,18 +117,18 @@ def test_sampling_is_bound_by_the_bytes_it_reads() -> None:
     assert 2 * shape.weights < memory < h100.memory
 
 
-# Against the published run
+# Against a run on a quiet machine
 
 
 @pytest.mark.parametrize("stage", ["train", "respond", "pretrain", "ref_logps", "generate_shard"])
-def test_plan_of_tiny_is_within_a_factor_of_two_of_what_it_took(stage: str) -> None:
-    """These five stages took 9 of 10 seconds of the published run."""
-    table = ROOT / "results" / "published" / "tiny" / "tables" / "cost.tsv"
-    head, *rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines()]
-    fact = next(dict(zip(head, row, strict=True)) for row in rows if row[0] == stage)
+def test_plan_of_tiny_is_within_a_factor_of_two_of_what_a_job_took(stage: str) -> None:
+    """These five stages took 9 of 10 seconds of the run whose table stands in docs/plan.md."""
+    told = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
+    found = re.search(rf"^\| {stage} \| (\d+) \| [\d.]+ \| ([\d.]+) \|", told, re.M)
+    assert found, f"docs/plan.md has no row of {stage}"
+    jobs, took_s = int(found[1]), float(found[2])
     plan = stages_of(load_study("tiny"))[stage]
-    assert plan.jobs == int(fact["jobs"])
-    assert 0.5 < float(fact["wall_s"]) / plan.seconds < 2
+    assert 0.5 < (took_s / jobs) / (plan.seconds / plan.jobs) < 2
 
 
 # What follows from a study
