@@ -100,6 +100,20 @@ def copy_of_finished(finished: Project, tmp_path: Path) -> Project:
     return Project(tmp_path / "project")
 
 
+FOR_THE_WORLD = (
+    "  judges:\n    truth: {kind: pairwise, model: pocket, server: {kind: pocket}, prompts: 8}\n",
+    "  benchmarks:\n"
+    "    world: {tasks: [pocket_choice, pocket_answer], world: true, chat_template: true, limit: 16, seeds: [0]}\n",
+)
+"""What the smoke study may only ask of the pocket world."""
+
+
+def leave_the_world(project: Project) -> None:
+    """Make the smoke study ask for nothing that only answers of the pocket world have."""
+    for lines in FOR_THE_WORLD:
+        project.edit("config/smoke.yaml", lines, "")
+
+
 def reproducible_files(project: Project, study: str = "smoke") -> dict[str, bytes]:
     """Return what a run must reproduce byte for byte: everything but logs, run times, their sum, and the report that shows it.
 

@@ -8,6 +8,7 @@ import subprocess
 from collections import Counter
 
 import pytest
+from conftest import leave_the_world
 
 pytestmark = pytest.mark.workflow
 
@@ -256,6 +257,7 @@ def test_data_that_prefer_the_worse_answers_stop_before_training(project):
     lines = [json.dumps({"prompt": f"Question {i}?", **turned}) for i in range(120)]
     (project.folder / "turned.jsonl").write_text("\n".join(lines))
     project.edit("config/smoke.yaml", "hh_rlhf\n    world: {dialogues: 120}", "jsonl\n    path: turned.jsonl")
+    leave_the_world(project)
     done = project.snakemake("--config", "study=smoke", "--until", "sft")
     assert done.returncode == 1
     assert re.search(r"error +direction .* 120 +100.00 %", done.stdout), done.stdout[-3000:]

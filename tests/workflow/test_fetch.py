@@ -7,6 +7,7 @@ import json
 import subprocess
 
 import pytest
+from conftest import leave_the_world
 
 from tests.unit.hub_server import COMMIT, FakeHub, serve
 
@@ -46,14 +47,6 @@ def run(project, *args, **environment):
     )
 
 
-FOR_THE_WORLD = (
-    "  judges:\n    truth: {kind: pairwise, model: pocket, server: {kind: pocket}, prompts: 8}\n",
-    "  benchmarks:\n"
-    "    world: {tasks: [pocket_choice, pocket_answer], world: true, chat_template: true, limit: 16, seeds: [0]}\n",
-)
-"""What the smoke study may only ask of the pocket world."""
-
-
 def test_data_set_is_fetched_checked_and_read(project, hub):
     """Two subsets, four records, one prompt in both; the second run needs neither the hub nor a job."""
     project.edit(
@@ -61,8 +54,7 @@ def test_data_set_is_fetched_checked_and_read(project, hub):
         "world: {dialogues: 120}",
         f"hub: {{revision: {COMMIT}, subsets: [helpful-base, harmless-base]}}",
     )
-    for line in FOR_THE_WORLD:
-        project.edit("config/smoke.yaml", line, "")
+    leave_the_world(project)
     online = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_secret"}
     done = run(project, TARGET, **online)
     assert done.returncode == 0, done.stdout[-5000:]
