@@ -67,13 +67,28 @@ def load_model(
 
 
 def training_dtype(spec: Mapping[str, Any]) -> str:
-    """Return the type of the weights while they are trained, and of the frozen reference, given the spec of a training.
+    """Return the type of the weights while they are trained, given the spec of a training.
 
     Under ``precision: bf16`` all weights are held in float32: a weight of bfloat16 changes by 0.4 % or not at all, which
     swallows the steps of a small learning rate. Frozen weights under adapters stay as they are.
     """
     training = spec["training"]
     return "float32" if training["precision"] == "bf16" and not training["lora"] else str(spec["dtype"])
+
+
+def load_for_training(path: str | Path, spec: Mapping[str, Any]) -> PreTrainedModel:
+    """Return the model that a training starts from, or its frozen reference: at the first step both are the same function.
+
+    Args:
+        spec: ``dtype``, ``trust_remote_code`` and ``training`` with ``precision`` and ``lora``.
+    """
+    lora = spec["training"]["lora"]
+    return load_model(
+        path,
+        dtype=training_dtype(spec),
+        trust_remote_code=spec["trust_remote_code"],
+        quantise=lora["quantise"] if lora else "none",
+    )
 
 
 def _nf4(dtype: torch.dtype) -> Any:

@@ -44,7 +44,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     import numpy as np
     import torch
 
-    from selfcontrast.checkpoints import load_model, training_dtype
+    from selfcontrast.checkpoints import load_for_training
     from selfcontrast.lm_head import check_head
     from selfcontrast.logprobs import supported_sharing, token_logps
     from selfcontrast.ragged import Ragged
@@ -58,7 +58,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     following = np.roll(np.arange(len(prompts)), -1)
     pool = step.open(args.pool)
     folder = step.open(args.reference).path("model")
-    model = load_model(folder, dtype=training_dtype(step.spec), trust_remote_code=step.spec["trust_remote_code"])
+    model = load_for_training(folder, step.spec)
     half = step.spec["training"]["precision"] == "bf16"
     check_head(model)
     n_responses, longest = _sizes(pool, prompt_ids)

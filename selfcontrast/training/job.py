@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfcontrast import artifacts, cli
-from selfcontrast.checkpoints import fit_to_tokenizer, load_model, load_tokenizer, save_checkpoint, training_dtype
+from selfcontrast.checkpoints import fit_to_tokenizer, load_for_training, load_tokenizer, save_checkpoint
 from selfcontrast.lm_head import check_head
 from selfcontrast.logprobs import Sharing, supported_sharing
 from selfcontrast.rendering import Renderer, prepare_tokenizer
@@ -60,9 +60,7 @@ class Job:
 
         torch.set_num_threads(args.threads)
         code, lora = step.spec["trust_remote_code"], step.spec["training"]["lora"]
-        quantise = lora["quantise"] if lora else "none"
-        dtype = training_dtype(step.spec)
-        model = load_model(checkpoint, dtype=dtype, trust_remote_code=code, quantise=quantise)
+        model = load_for_training(checkpoint, step.spec)
         check_head(model)
         tokenizer = load_tokenizer(checkpoint, trust_remote_code=code)
         new_tokens = []

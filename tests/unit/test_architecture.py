@@ -26,6 +26,7 @@ LAYERS = (
     ("plugins", "artifacts", "joins", "stored_pools", "escaping", "gpu", "slurm", "calibration"),
     ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering", "chunks"),
     ("reward_checks",),
+    ("study_checks",),
     ("config", "lm_head", "sampling", "reward_models"),
     ("sweep", "world"),
     ("specs",),

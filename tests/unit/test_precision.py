@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from selfcontrast import cli
+from selfcontrast import checkpoints, cli
 from selfcontrast.checkpoints import load_model, training_dtype
 from selfcontrast.config import parse_study
 from selfcontrast.errors import ConfigError
@@ -76,6 +76,15 @@ def test_frozen_weights_under_adapters_keep_their_type() -> None:
     assert training_dtype(spec_of("weights")) == "bfloat16"
 
 
+@pytest.mark.parametrize("quantise", ["none", "nf4"])
+def test_the_reference_is_quantised_as_the_policy_is(monkeypatch: pytest.MonkeyPatch, quantise: str) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(checkpoints, "load_model", lambda _, **options: asked.append(options))
+    for lora in (None, {"r": 4, "quantise": quantise}):
+        checkpoints.load_for_training("folder", spec_of("weights", lora=lora))
+    assert [options["quantise"] for options in asked] == ["none", quantise]
+
+
 def study(**changes: Any) -> dict[str, Any]:
     raw: dict[str, Any] = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text(encoding="utf-8"))
     raw["name"] = "smoke"
@@ -94,7 +103,9 @@ def test_training_that_rounds_its_steps_away_is_refused() -> None:
 
 
 def test_policy_and_reference_run_alike() -> None:
-    raw = study()
-    raw["methods"]["dpo"]["training"] = {**raw["training"], "precision": "bf16"}
-    with pytest.raises(ConfigError, match=r"methods\.dpo\.training differs from `training` in `precision`"):
-        parse_study(raw, where="here")
+    for changes in ({"precision": "bf16"}, {"lora": {}}, {"lora": {"quantise": "nf4"}}):
+        raw = study(training={"lora": {}} if changes.get("lora") else {})
+        raw["methods"]["dpo"]["training"] = {**raw["training"], "lora": None, **changes}
+        with pytest.raises(ConfigError, match=r"methods\.dpo\.training differs from `training` in `precision`"):
+            parse_study(raw, where="here")
+    parse_study(study(training={"lora": {"quantise": "nf4"}}), where="here")
