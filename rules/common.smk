@@ -480,6 +480,7 @@ def table_files(wildcards):
     return [
         *metrics,
         "selfcontrast/metrics/_answers.py",
+        "selfcontrast/metrics/_shown.py",
         "selfcontrast/evidence.py",
         "selfcontrast/main_table.py",
         "selfcontrast/metric_names.py",

@@ -113,6 +113,7 @@ rule figures:
             "selfcontrast/plotting.py",
             "selfcontrast/diagnostic_plots.py",
             "selfcontrast/metric_names.py",
+            "selfcontrast/metrics/_shown.py",
             "selfcontrast/proxy_plots.py",
         ],
         spec="<results>/summary/spec.json",

@@ -13,7 +13,9 @@ from selfcontrast import plugins
 from selfcontrast.artifacts import Artifact, files_of, read_table
 from selfcontrast.judge_tables import Judgements, read_judgements
 from selfcontrast.layout import Layout
+from selfcontrast.metric_names import shown_metrics
 from selfcontrast.metrics._answers import Answers
+from selfcontrast.metrics._shown import Shown
 from selfcontrast.records import TARGET
 from selfcontrast.schema import Study
 from selfcontrast.seeds import derive_seed
@@ -22,9 +24,6 @@ from selfcontrast.sweep import Arm, arms_of, baseline_id, models_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-SCORED = ("score", "win_vs_sft", "win_vs_target")
-"""Metrics that rest on a scorer: each scorer beside the judge gives one of each too, `score_<scorer>` and so on."""
 
 
 @dataclass(frozen=True)
@@ -38,29 +37,20 @@ class Cell:
     _answers: dict[str, dict[str, NDArray]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
-    def judged(self) -> tuple[str, ...]:
-        """Return the metrics that are judgements of language models, of those that judged anything."""
-        return tuple(f"judge_{i}" for i, j in self.judgements.items() if j.resamples is not None)
+    def metrics(self) -> dict[str, Shown]:
+        """Return every metric by its name, but those of language models that judged nothing."""
+        silent = {f"judge_{i}" for i, j in self.judgements.items() if j.resamples is None}
+        return {m: shown for m, shown in shown_metrics(self.study).items() if m not in silent}
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        """Return the names of all metrics."""
-        return (*plugins.names("metrics"), *self.by_proxy, *self.judged)
-
-    @cached_property
-    def by_proxy(self) -> dict[str, tuple[str, str]]:
-        """Return the metrics by other scorers than the judge, as scorer and metric by their name."""
-        return {f"{metric}_{scorer}": (scorer, metric) for scorer in self.proxies for metric in SCORED}
+    def merits(self) -> list[str]:
+        """Return the metrics of which more is better, so that one arm is the best; not what proxies say."""
+        return [m for m, shown in self.metrics.items() if shown.is_merit and not shown.proxy]
 
     @property
-    def merits(self) -> tuple[str, ...]:
-        """Return the metrics of which more is better, so that one arm is the best."""
-        return ("score", "win_vs_sft", "win_vs_target", *self.judged)
-
-    @property
-    def compared(self) -> tuple[str, ...]:
-        """Return the metrics whose differences are tested."""
-        return ("score", "win_vs_target", *self.judged, "length")
+    def compared(self) -> list[str]:
+        """Return the metrics whose differences are tested; wins against the SFT model are differences by themselves."""
+        return [m for m, shown in self.metrics.items() if not shown.proxy and (shown.judge or not shown.against_sft)]
 
     @property
     def key(self) -> list[str]:
@@ -124,19 +114,19 @@ class Cell:
 
         NaN is a null: an answer without a value, left out of every mean and counted.
         """
-        if metric in self.by_proxy:
-            scorer, metric = self.by_proxy[metric]
-            return self.proxies[scorer].answers(metric)
-        if metric in self.judged:
-            return self.judgements[metric.removeprefix("judge_")].values
+        shown = self.metrics[metric]
+        if shown.proxy:
+            return self.proxies[shown.proxy].answers(metric.removesuffix(f"_{shown.proxy}"))
+        if shown.judge:
+            return self.judgements[shown.judge].values
         if metric not in self._answers:
             self._answers[metric] = self._of_metric(metric)
         return self._answers[metric]
 
     def resamples_of(self, metric: str) -> Resamples:
         """Return the bootstrap draws over the prompts of a metric."""
-        own = self.judgements[metric.removeprefix("judge_")].resamples if metric in self.judged else None
-        return own or self.resamples
+        judge = self.metrics[metric].judge
+        return (judge and self.judgements[judge].resamples) or self.resamples
 
     def _of_metric(self, metric: str) -> dict[str, NDArray]:
         module = plugins.load("metrics", metric)

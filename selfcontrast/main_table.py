@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from selfcontrast.metric_names import is_rate, short_names
+from selfcontrast.metric_names import shown_metrics
+from selfcontrast.metrics._shown import Shown
 from selfcontrast.schema import Study
 from selfcontrast.tables import ALL_SEEDS
 
@@ -16,15 +17,15 @@ ALIKE = "≈"
 """Mark of a value that is not distinguishable from the best."""
 
 
-def format_rate(value: float, low: float, high: float, *, n: int) -> str:
-    """Return a rate and its interval in percent, with the number of answers behind it.
+def format_value(shown: Shown, value: float, low: float, high: float, *, n: int) -> str:
+    """Return a value and its interval, as its metric is shown; a rate with the number of answers behind it.
 
     Raises:
-        ValueError: ``n`` is not a positive number: a rate of nothing, or without its n, is not printed.
+        ValueError: ``n`` is not a positive number: a mean of nothing, or a rate without its n, is not printed.
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"a rate is printed with the number of answers behind it, not with n = {n!r}")
-    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}] n={n}"
+    return shown.interval(value, low, high) + (f" n={n}" if shown.is_rate else "")
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,7 @@ def escape_latex(text: str) -> str:
 
 def _blocks(study: Study, tables: Mapping[str, pd.DataFrame]) -> Iterator[_Block]:
     over_all = tables["metrics"][tables["metrics"]["seed"] == ALL_SEEDS]
-    titles = short_names(study)
-    rates = {m for m in titles if is_rate(study, m)}
-    shown = [m for m in titles if m in set(over_all["metric"])]
+    metrics = _main_metrics(study, over_all)
     for (dataset, model), part in over_all.groupby(["dataset", "model"], sort=False):
         here = {name: _of(frame, dataset, model) for name, frame in tables.items()}
         compared = here["best"]
@@ -123,20 +122,24 @@ def _blocks(study: Study, tables: Mapping[str, pd.DataFrame]) -> Iterator[_Block
         for arm, found in part.groupby("arm", sort=False):
             by_metric = found.set_index("metric")
             cells = []
-            for metric in shown:
+            for metric, shown in metrics.items():
                 is_best = best.get((metric, arm), "") == arm
-                cells.append(
-                    (_cell(by_metric, metric, metric in rates), is_best, (metric, arm) in alike and not is_best)
-                )
+                cells.append((_cell(by_metric, metric, shown), is_best, (metric, arm) in alike and not is_best))
             rows.append((str(arm), cells))
         n_prompts = study.datasets[str(dataset)].splits.model_dump()[study.evaluation.split]
         title = (
             f"{n_prompts} {study.evaluation.split} prompts, {len(study.seeds)} seeds, "
             f"{study.evaluation.samples} answer(s) each; 95 % intervals over prompts and seeds"
         )
-        heads = ["arm", *(titles[m] for m in shown)]
-        yield _Block(str(dataset), str(model), title, heads, rows, list(_notes(study, here, shown)))
+        heads = ["arm", *(shown.head for shown in metrics.values())]
+        yield _Block(str(dataset), str(model), title, heads, rows, list(_notes(study, here, metrics)))
         yield from _benchmark_blocks(str(dataset), str(model), here)
+
+
+def _main_metrics(study: Study, frame: pd.DataFrame) -> dict[str, Shown]:
+    """Return the metrics of the main table, in the order of its columns: all but those of proxies."""
+    known = set(frame["metric"])
+    return {m: shown for m, shown in shown_metrics(study).items() if m in known and not shown.proxy}
 
 
 def _benchmark_blocks(dataset: str, model: str, here: Mapping[str, pd.DataFrame]) -> Iterator[_Block]:
@@ -165,51 +168,43 @@ def _of(frame: pd.DataFrame, dataset: object, model: object) -> pd.DataFrame:
     return frame[(frame["dataset"] == dataset) & (frame["model"] == model)]
 
 
-def _cell(rows: pd.DataFrame, metric: str, percent: bool) -> str:
+def _cell(rows: pd.DataFrame, metric: str, shown: Shown) -> str:
     if metric not in rows.index:
         return "-"
     value, low, high = (float(rows.loc[metric, c]) for c in ("value", "low", "high"))  # type: ignore[arg-type]
     n = int(rows.loc[metric, "answers"])  # type: ignore[arg-type]
-    if not n:
-        return "no value"
-    if percent:
-        return format_rate(value, low, high, n=n)
-    digits = 1 if metric == "length" else 3
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return format_value(shown, value, low, high, n=n) if n else "no value"
 
 
-def _notes(study: Study, tables: Mapping[str, pd.DataFrame], shown: list[str]) -> Iterator[str]:
+def _notes(study: Study, tables: Mapping[str, pd.DataFrame], metrics: Mapping[str, Shown]) -> Iterator[str]:
     """Yield sentences on marks, trend, power and nulls."""
     yield f"Bold: the best arm. {ALIKE}: not distinguishable from it (paired by prompt, 5 % level, Holm's correction)."
-    titles = short_names(study)
     trend = tables["trend"]
     rows = trend[(trend["method"] + "-" + trend["selection"]) == study.figures.scaling]
-    rows = rows[rows["metric"].isin([m for m in shown if m != "length"])]
+    rows = rows[rows["metric"].isin([m for m, shown in metrics.items() if shown.is_merit])]
     if len(rows):
-        parts = [
-            f"{titles[r['metric']]} {_signed(titles[r['metric']], r['per_doubling'])} "
-            f"[{_signed(titles[r['metric']], r['low'])}, {_signed(titles[r['metric']], r['high'])}], {_p(r['p'])}"
-            for _, r in rows.iterrows()
-        ]
+        parts = [_rise(metrics[r["metric"]], r) for _, r in rows.iterrows()]
         ns = rows["n"].iloc[0].replace(" ", ", ")
         yield f"Trend of {study.figures.scaling} for each doubling of n (n = {ns}): {'; '.join(parts)}."
     power = tables["power"].dropna(subset="smallest")
     if len(power):
         medians = power.groupby("metric", sort=False)["smallest"].median()
-        parts = [f"{titles[m]} {_scaled(titles[m], v)}" for m, v in medians.items() if m in shown]
+        parts = [f"{shown.head} {_scaled(shown, medians[m])}" for m, shown in metrics.items() if m in medians.index]
         yield f"Smallest difference that would be found with 80 % power (median of the comparisons): {'; '.join(parts)}."
     nulls = tables["metrics"][tables["metrics"]["seed"] == ALL_SEEDS].groupby("metric", sort=False)["nulls"].sum()
     if nulls.sum():
-        parts = [f"{titles.get(str(m), m)} {n}" for m, n in nulls.items() if n]
+        heads = {m: shown.head for m, shown in shown_metrics(study).items()}
+        parts = [f"{heads[str(m)]} {n}" for m, n in nulls.items() if n]
         yield f"Answers without a value, left out, over all arms: {'; '.join(parts)}."
 
 
-def _scaled(title: str, value: float) -> str:
-    return f"{100 * value:.1f}" if title.endswith("%") else f"{value:.{1 if title == 'tokens' else 3}f}"
+def _rise(shown: Shown, row: pd.Series) -> str:
+    change, low, high = (("" if row[c] < 0 else "+") + _scaled(shown, row[c]) for c in ("per_doubling", "low", "high"))
+    return f"{shown.head} {change} [{low}, {high}], {_p(row['p'])}"
 
 
-def _signed(title: str, value: float) -> str:
-    return ("" if value < 0 else "+") + _scaled(title, value)
+def _scaled(shown: Shown, value: float) -> str:
+    return f"{shown.factor * value:.{shown.decimals}f}"
 
 
 def _p(value: float) -> str:

@@ -1,61 +1,53 @@
-"""What each metric of a study is called in tables and figures, and which are rates, shown in percent."""
+"""The metrics of a study: plug-ins, judgements of language models, and what other scorers say; how each is shown."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from selfcontrast import plugins
+from selfcontrast.metrics._shown import Shown
 from selfcontrast.schema import Judge, Study
 
-
-def short_names(study: Study) -> dict[str, str]:
-    """Return the head of each metric's column, in the order of the columns."""
-    return {
-        "score": f"mean {study.evaluation.judge}",
-        "win_vs_sft": "wins vs SFT, %",
-        "win_vs_target": "wins vs target, %",
-        **{metric: _judged(metric, judge) for metric, judge in judge_metrics(study).items()},
-        "length": "tokens",
-    }
+HEADLINE = "score"
+"""The metric that comes first: what the judge thinks of an answer."""
 
 
-def long_name(study: Study, metric: str) -> str:
-    """Return the label of an axis."""
-    judges = judge_metrics(study)
-    if metric in judges:
-        return f"judge {_judged(metric, judges[metric]).replace(', %', ' (%)').replace('wins', 'win rate')}"
-    return {
-        "win_vs_sft": "win rate against the SFT model (%)",
-        "win_vs_target": "win rate against the SFT target (%)",
-        "score": f"mean {study.evaluation.judge} of an answer",
-        "length": "mean length of an answer (tokens)",
-    }[metric]
+def shown_metrics(study: Study) -> dict[str, Shown]:
+    """Return how each metric is shown, by its name in the tables, in the order of columns.
+
+    First those of which more is better, then those of judges, then the others, and last what other scorers say.
+    """
+    own = {name: plugins.load("metrics", name).SHOWN for name in plugins.names("metrics")}
+    merits = sorted((m for m in own if own[m].is_merit), key=lambda m: (m != HEADLINE, m))
+    others = [m for m in own if not own[m].is_merit]
+    found = {m: own[m] for m in merits}
+    found |= {f"judge_{name}": _judged(name, judge) for name, judge in study.evaluation.judges.items()}
+    found |= {m: own[m] for m in others}
+    named = {m: _named(shown, study.evaluation.judge) for m, shown in found.items()}
+    return named | dict(_by_proxies(study, {m: own[m] for m in merits + others if own[m].by_scorer}))
 
 
-def is_rate(study: Study, metric: str) -> bool:
-    """Return whether a metric is a rate between 0 and 1, which is shown in percent."""
-    return short_names(study).get(metric, "").endswith("%")
+def _named(shown: Shown, scorer: str) -> Shown:
+    return replace(shown, head=shown.head.replace("{judge}", scorer), axis=shown.axis.replace("{judge}", scorer))
 
 
-def is_against_sft(study: Study, metric: str) -> bool:
-    """Return whether a metric compares with the SFT model, so that this model's own value is one half."""
-    judge = judge_metrics(study).get(metric)
-    if judge is None:
-        return metric == "win_vs_sft"
-    return _compares(judge) and judge.questions is None and judge.opponent == "sft"
+def _by_proxies(study: Study, by_scorer: dict[str, Shown]) -> Iterator[tuple[str, Shown]]:
+    for scorer in study.evaluation.scorers:
+        for metric, shown in by_scorer.items():
+            mine = _named(shown, scorer)
+            by = "" if "{judge}" in shown.head else f" (by {scorer})"
+            yield f"{metric}_{scorer}", replace(mine, head=mine.head + by, axis=mine.axis + by, proxy=scorer)
 
 
-def judge_metrics(study: Study) -> dict[str, Judge]:
-    """Return the judges by the name of their metric."""
-    return {f"judge_{name}": judge for name, judge in study.evaluation.judges.items()}
-
-
-def _judged(metric: str, judge: Judge) -> str:
-    name = metric.removeprefix("judge_")
-    if not _compares(judge):
-        return f"{name}: score"
-    if judge.questions is not None:
-        return f"{name}: wins, %"
-    return f"{name}: wins vs {'SFT' if judge.opponent == 'sft' else 'target'}, %"
-
-
-def _compares(judge: Judge) -> bool:
-    return plugins.load("judges", judge.kind).COMPARES
+def _judged(name: str, judge: Judge) -> Shown:
+    if not plugins.load("judges", judge.kind).COMPARES:
+        return Shown(f"{name}: score", f"judge {name}: score", judge=name)
+    whom = "" if judge.questions is not None else f" vs {'SFT' if judge.opponent == 'sft' else 'target'}"
+    return Shown(
+        f"{name}: wins{whom}, %",
+        f"judge {name}: win rate{whom} (%)",
+        is_rate=True,
+        against_sft=judge.questions is None and judge.opponent == "sft",
+        judge=name,
+    )

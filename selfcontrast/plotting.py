@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from selfcontrast.metric_names import is_against_sft, is_rate, judge_metrics, long_name
+from selfcontrast.metric_names import shown_metrics
 from selfcontrast.schema import Study
 from selfcontrast.tables import ALL_SEEDS
 
@@ -54,31 +54,33 @@ def save(figure: Figure, path: Path, suffix: str) -> None:
 
 def scaling(study: Study, tables: Tables) -> Figure:
     """Draw each metric over the number of negatives, with intervals, and other arms as horizontal lines."""
-    return _over_n(study, tables, ("win_vs_sft", "win_vs_target", "score"))
+    known = shown_metrics(study)
+    return _over_n(study, tables, [m for m, s in known.items() if s.is_merit and not s.judge and not s.proxy])
 
 
 def judges(study: Study, tables: Tables) -> Figure:
     """Draw what the judges say over the number of negatives, as ``scaling`` does for the other metrics."""
-    return _over_n(study, tables, judge_metrics(study))
+    return _over_n(study, tables, [m for m, shown in shown_metrics(study).items() if shown.judge])
 
 
 def _over_n(study: Study, tables: Tables, wanted: Iterable[str]) -> Figure:
     frame = _over_seeds(tables["metrics"])
     metrics = [m for m in wanted if m in set(frame["metric"])]
     figure, axes = _grid(frame, metrics, width=3.5, height=3.2)
+    known = shown_metrics(study)
     for (dataset, model, metric), ax in axes.items():
-        part = _part(frame, dataset, model, metric)
+        part, shown = _part(frame, dataset, model, metric), known[metric]
         for i, arm in enumerate(study.figures.lines):
             rows = part[part["arm"] == arm]
             colour, dash = LINES[i % len(LINES)], DASHES[i % len(DASHES)]
-            if is_against_sft(study, metric) and rows.empty and i == 0:
+            if shown.against_sft and rows.empty and i == 0:
                 ax.axhline(50, color=colour, ls=dash, lw=1.3, label=_arm_label(arm))
             for _, row in rows.iterrows():
-                value, low, high = (_scaled(study, metric, row[c]) for c in ("value", "low", "high"))
+                value, low, high = (shown.factor * row[c] for c in ("value", "low", "high"))
                 ax.axhspan(low, high, color=colour, alpha=0.10, lw=0)
                 ax.axhline(value, color=colour, ls=dash, lw=1.3, label=_arm_label(arm))
         curve = part[(part["method"] + "-" + part["selection"]) == study.figures.scaling].sort_values("n")
-        y, low, high = (_scaled(study, metric, curve[c]) for c in ("value", "low", "high"))
+        y, low, high = (shown.factor * curve[c] for c in ("value", "low", "high"))
         ax.errorbar(
             curve["n"],
             y,
@@ -94,7 +96,7 @@ def _over_n(study: Study, tables: Tables, wanted: Iterable[str]) -> Figure:
         ax.set_xticks(curve["n"].tolist(), [str(n) for n in curve["n"]])
         ax.minorticks_off()
         ax.set_xlabel("negatives for each prompt, n")
-        ax.set_ylabel(long_name(study, metric))
+        ax.set_ylabel(shown.axis)
     _legend_below(figure, axes)
     note(figure, _left_out(study, tables["selections"]))
     return figure
@@ -103,7 +105,7 @@ def _over_n(study: Study, tables: Tables, wanted: Iterable[str]) -> Figure:
 def filters(study: Study, tables: Tables) -> Figure:
     """Draw the selections at one n against each other, with the SFT model as a line."""
     frame = _over_seeds(tables["metrics"])
-    method = study.figures.scaling.split("-")[0]
+    method, known = study.figures.scaling.split("-")[0], shown_metrics(study)
     metrics = [m for m in ("win_vs_sft", "score") if m in set(frame["metric"])]
     figure, axes = _grid(
         frame,
@@ -118,14 +120,14 @@ def filters(study: Study, tables: Tables) -> Figure:
         order = _part(shown, dataset, model, metrics[-1]).sort_values("value")["selection"].tolist()
         rows = _part(shown, dataset, model, metric).set_index("selection").loc[order].reset_index()
         y = np.arange(len(rows))
-        value, low, high = (_scaled(study, metric, rows[c]) for c in ("value", "low", "high"))
+        value, low, high = (known[metric].factor * rows[c] for c in ("value", "low", "high"))
         ax.errorbar(value, y, xerr=[value - low, high - value], fmt="o", ms=5, capsize=2.5, color=CURVE, lw=1.4)
         ax.set_yticks(y, [selection_label(study, s) for s in rows["selection"]])
         ax.set_ylim(-0.6, len(rows) - 0.4)
         ax.grid(axis="y", visible=False)
-        ax.set_xlabel(long_name(study, metric))
+        ax.set_xlabel(known[metric].axis)
         baseline = part[part["n"] == 0]
-        at = 50.0 if metric == "win_vs_sft" else float(_scaled(study, metric, baseline["value"]).iloc[0])
+        at = 50.0 if known[metric].against_sft else known[metric].factor * float(baseline["value"].iloc[0])
         ax.axvline(at, color=LINES[0], lw=1.3, label="SFT")
         ax.legend(loc="lower right")
     figure.suptitle(f"Which answers may be negatives (n = {study.figures.ablation_n})", fontsize=10)
@@ -245,10 +247,6 @@ def _grid(
                 ax.set_title(f"{dataset}, {model}", fontsize=9)
             ax.yaxis.set_major_locator(MaxNLocator(6))
     return figure, axes
-
-
-def _scaled(study: Study, metric: str, values):  # type: ignore[no-untyped-def]
-    return 100 * values if is_rate(study, metric) else values
 
 
 _METHODS = {"sft": "SFT", "dpo": "DPO", "spin": "SPIN", "selfcontrast": "Self-Contrast"}

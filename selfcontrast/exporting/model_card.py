@@ -24,15 +24,11 @@ from selfcontrast.exporting.cards import (
 )
 from selfcontrast.exporting.folder import Export
 from selfcontrast.exporting.targets import Target
+from selfcontrast.metric_names import shown_metrics
+from selfcontrast.metrics._shown import Shown
 
 PAPER = "2404.00604"
 """arXiv number of Self-Contrast."""
-
-METRICS = {
-    "win_vs_sft": "wins against the SFT model (share, ties half)",
-    "win_vs_target": "wins against the target of the data (share, ties half)",
-    "length": "tokens of an answer",
-}
 
 Row = Mapping[str, str]
 
@@ -162,15 +158,24 @@ def _template(export: Export) -> list[str]:
     return [f"Chat template: {code(template['name'])}; checked: {'; '.join(counts)}.{apart}"]
 
 
+def _written(shown: Shown, row: Row) -> tuple[str, str]:
+    """Return a value and its interval as texts."""
+    if not row["value"]:
+        return "no value", ""
+    value, low, high = (float(row[key] or "nan") for key in ("value", "low", "high"))
+    text, _, interval = shown.interval(value, low, high).partition(" ")
+    return text, interval if row["low"] else ""
+
+
 def _results(target: Target, rows: Sequence[Row]) -> list[str]:
     if not rows:
         return ["Nothing was measured of this arm with this seed."]
     e = target.study.evaluation
+    known = shown_metrics(target.study)
     cells = [
         [
-            escape_markdown(METRICS.get(r["metric"], r["metric"])),
-            escape_markdown(r["value"] or "no value"),
-            escape_markdown(f"[{r['low']}, {r['high']}]" if r["low"] else ""),
+            escape_markdown(known[r["metric"]].axis),
+            *map(escape_markdown, _written(known[r["metric"]], r)),
             *(r[key] for key in ("prompts", "answers", "nulls")),
         ]
         for r in rows

@@ -9,10 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from selfcontrast.metrics._answers import Answers, win_share
+from selfcontrast.metrics._shown import Shown
 from selfcontrast.schema import Strict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+SHOWN = Shown("wins vs SFT, %", "win rate against the SFT model (%)", is_rate=True, by_scorer=True, against_sft=True)
 
 
 class Params(Strict):

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from selfcontrast.metrics._answers import Answers, win_share
+from selfcontrast.metrics._shown import Shown
 from selfcontrast.schema import Strict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+SHOWN = Shown("wins vs target, %", "win rate against the SFT target (%)", is_rate=True, by_scorer=True)
 
 
 class Params(Strict):

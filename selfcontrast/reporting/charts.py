@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 from typing import Any
 
 import pandas as pd
 
+from selfcontrast.metrics._shown import Shown
 from selfcontrast.reporting.blocks import number
 
 CURVE = "#2f81c4"
@@ -19,35 +21,26 @@ ROW = 22
 Figure = dict[str, Any]
 
 
-def is_rate(metric: str) -> bool:
-    """Return whether a metric is shown in percent."""
-    return metric.startswith("win")
-
-
-def scale(metric: str, values: pd.Series) -> list[Any]:
+def scale(shown: Shown, values: pd.Series) -> list[Any]:
     """Return values as they are shown: rates in percent."""
-    return [number(v) for v in (100 * values if is_rate(metric) else values).tolist()]
+    return [number(v) for v in (shown.factor * values).tolist()]
 
 
-def interval_text(metric: str, row: pd.Series) -> str:
+def interval_text(shown: Shown, row: pd.Series) -> str:
     """Return a value, its interval, and the answers and prompts behind it, for hovering."""
-    value, low, high = scale(metric, row[["value", "low", "high"]].astype(float))
-    digits = 1 if is_rate(metric) or metric == "length" else 3
-    written = (
-        f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{' %' if is_rate(metric) else ''}"
-        if value is not None
-        else "no value"
-    )
+    value, low, high = (float(row[c]) for c in ("value", "low", "high"))
+    unit = " %" if shown.is_rate else ""
+    written = "no value" if isnan(value) else shown.interval(value, low, high) + unit
     return f"<b>{row['arm']}</b><br>{written}<br>n = {int(row['answers'])} answers to {int(row['prompts'])} prompts"
 
 
-def _errors(metric: str, rows: pd.DataFrame) -> dict[str, Any]:
+def _errors(shown: Shown, rows: pd.DataFrame) -> dict[str, Any]:
     upper, lower = rows["high"] - rows["value"], rows["value"] - rows["low"]
     return {
         "type": "data",
         "symmetric": False,
-        "array": scale(metric, upper),
-        "arrayminus": scale(metric, lower),
+        "array": scale(shown, upper),
+        "arrayminus": scale(shown, lower),
         "thickness": 1.4,
         "width": 4,
     }
@@ -74,12 +67,12 @@ def _band(rows: tuple[float, float], xs: list[float], colour: str, group: str) -
     }
 
 
-def over_n(rows: pd.DataFrame, metric: str, label: str, *, curve: str, lines: Sequence[str]) -> Figure | None:
+def over_n(rows: pd.DataFrame, shown: Shown, *, curve: str, lines: Sequence[str]) -> Figure | None:
     """Return a metric over the number of negatives: the sweeps as curves, other arms as lines with bands.
 
     Args:
         rows: of ``metrics.tsv``, over all seeds, of one data set, model and metric.
-        label: of the axis.
+        shown: how the metric is shown.
         curve: ``method-selection`` that is drawn first and thickest.
         lines: arms drawn as horizontal lines.
     """
@@ -95,13 +88,13 @@ def over_n(rows: pd.DataFrame, metric: str, label: str, *, curve: str, lines: Se
         found = rows[rows["arm"] == arm]
         colour = GREY if i == 0 else COLOURS[(i - 1) % len(COLOURS)]
         for _, row in found.iterrows():
-            value, low, high = scale(metric, row[["value", "low", "high"]].astype(float))
+            value, low, high = scale(shown, row[["value", "low", "high"]].astype(float))
             if value is None:
                 continue
             xs = [ends[0], *map(float, ns), ends[1]]
             traces.append(_band((low, high), ends, colour, arm))
             line = {"color": colour, "dash": DASHES[i % len(DASHES)], "width": 1.6}
-            hover = {"text": [interval_text(metric, row)] * len(xs), "hovertemplate": "%{text}<extra></extra>"}
+            hover = {"text": [interval_text(shown, row)] * len(xs), "hovertemplate": "%{text}<extra></extra>"}
             traces.append(
                 {
                     "type": "scatter",
@@ -122,32 +115,30 @@ def over_n(rows: pd.DataFrame, metric: str, label: str, *, curve: str, lines: Se
                 "type": "scatter",
                 "mode": "lines+markers",
                 "x": [int(n) for n in part["n"]],
-                "y": scale(metric, part["value"]),
-                "error_y": _errors(metric, part),
+                "y": scale(shown, part["value"]),
+                "error_y": _errors(shown, part),
                 "name": sweep,
                 "line": {"color": colour, "width": 2.4 if sweep == curve else 1.6},
                 "marker": {"size": 7},
-                "text": [interval_text(metric, row) for _, row in part.iterrows()],
+                "text": [interval_text(shown, row) for _, row in part.iterrows()],
                 "hovertemplate": "%{text}<extra></extra>",
             }
         )
     ticks = {"type": "log", "tickvals": ns, "ticktext": [str(n) for n in ns]}
     layout = {
         "xaxis": axis("negatives for each prompt, n", **ticks),
-        "yaxis": axis(label),
+        "yaxis": axis(shown.head),
         "height": 400,
         "legend": {"orientation": "h", "y": -0.24},
     }
     return {"data": traces, "layout": layout}
 
 
-def dots(
-    rows: pd.DataFrame, metric: str, label: str, *, labels: Sequence[str], baseline: float | None, slider: bool
-) -> Figure:
+def dots(rows: pd.DataFrame, shown: Shown, *, labels: Sequence[str], baseline: float | None, slider: bool) -> Figure:
     """Return one dot with its interval for each row, best on top; with a slider that shows the arms of one n.
 
     Args:
-        rows: as in ``over_n``.
+        rows: as in ``over_n``, like the next.
         labels: how each row is called.
         baseline: of the SFT model, a vertical line; None: no line.
         slider: whether to offer one, if there are several n.
@@ -163,17 +154,17 @@ def dots(
             {
                 "type": "scatter",
                 "mode": "markers",
-                "x": scale(metric, part["value"]),
+                "x": scale(shown, part["value"]),
                 "y": part["label"].tolist(),
-                "error_x": _errors(metric, part),
+                "error_x": _errors(shown, part),
                 "marker": {"size": 8, "color": GREY if n == 0 else CURVE},
-                "text": [interval_text(metric, row) for _, row in part.iterrows()],
+                "text": [interval_text(shown, row) for _, row in part.iterrows()],
                 "hovertemplate": "%{text}<extra></extra>",
                 "showlegend": False,
             }
         )
     layout: dict[str, Any] = {
-        "xaxis": axis(label, zeroline=False),
+        "xaxis": axis(shown.head, zeroline=False),
         "yaxis": {
             "automargin": True,
             "categoryorder": "array",
@@ -183,7 +174,7 @@ def dots(
         "height": 110 + ROW * max(4, len(order)) + (70 if slider else 0),
     }
     if baseline is not None:
-        at = 100 * baseline if is_rate(metric) else baseline
+        at = shown.factor * baseline
         layout["shapes"] = [
             {
                 "type": "line",

@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 
 from selfcontrast.main_table import ALIKE
+from selfcontrast.metric_names import HEADLINE
+from selfcontrast.metrics._shown import Shown
 from selfcontrast.plotting import selection_label
 from selfcontrast.reporting import charts, diagnostic_charts
 from selfcontrast.reporting.blocks import Block, Chart, Section, Table, Text, mark, table_of
@@ -28,15 +30,13 @@ def headline(material: Material) -> Section:
     blocks.append(_main_table(material))
     for cell in material.cells:
         part = material.metrics[(material.metrics["dataset"] == cell[0]) & (material.metrics["model"] == cell[1])]
-        for metric in material.metric_names:
+        for metric, shown in material.shown.items():
             rows = part[part["metric"] == metric]
             if rows["value"].notna().any():
-                title = f"{material.prefix(cell)}{material.label(metric)}, every arm"
-                base = _baseline(rows, metric)
+                title = f"{material.prefix(cell)}{shown.head}, every arm"
+                base = _baseline(rows, shown)
                 note = f"{len(rows)} arms; dashed: the SFT model." if base is not None else f"{len(rows)} arms."
-                figure = charts.dots(
-                    rows, metric, material.label(metric), labels=rows["arm"].tolist(), baseline=base, slider=True
-                )
+                figure = charts.dots(rows, shown, labels=rows["arm"].tolist(), baseline=base, slider=True)
                 blocks.append(Chart(f"dots-{cell[0]}-{cell[1]}-{metric}", title, note, figure))
     blocks.append(
         table_of(
@@ -50,8 +50,8 @@ def headline(material: Material) -> Section:
     return Section("headline", "Headline", f"{lead} Judge: {study.evaluation.judge}.", tuple(blocks))
 
 
-def _baseline(rows: pd.DataFrame, metric: str) -> float | None:
-    if metric == "win_vs_sft":
+def _baseline(rows: pd.DataFrame, shown: Shown) -> float | None:
+    if shown.against_sft:
         return 0.5
     found = rows[(rows["n"] == 0)]["value"].dropna()
     return float(found.iloc[0]) if len(found) else None
@@ -59,8 +59,7 @@ def _baseline(rows: pd.DataFrame, metric: str) -> float | None:
 
 def _best_sentences(material: Material, cell: tuple[str, str]) -> Iterator[str]:
     best = material.part("best", cell)
-    metric = "score"
-    rows = best[best["metric"] == metric] if len(best) else best
+    rows = best[best["metric"] == HEADLINE] if len(best) else best
     if rows.empty:
         return
     name = rows["best"].iloc[0]
@@ -68,19 +67,20 @@ def _best_sentences(material: Material, cell: tuple[str, str]) -> Iterator[str]:
     alike = int((~others["distinguishable"].astype(bool)).sum())
     part = material.metrics
     row = part[
-        (part["dataset"] == cell[0]) & (part["model"] == cell[1]) & (part["metric"] == metric) & (part["arm"] == name)
+        (part["dataset"] == cell[0]) & (part["model"] == cell[1]) & (part["metric"] == HEADLINE) & (part["arm"] == name)
     ].iloc[0]
+    shown = material.shown[HEADLINE]
     yield (
-        f"{material.prefix(cell)}{name} has the best {material.label(metric)}: {row['value']:.3f} "
-        f"[{row['low']:.3f}, {row['high']:.3f}], n = {int(row['answers'])} answers to {int(row['prompts'])} prompts. "
-        f"{alike} of the other {len(others)} arms cannot be told from it. That the best was picked from the same "
-        "numbers makes small leads look a little larger than they are."
+        f"{material.prefix(cell)}{name} has the best {shown.head}: "
+        f"{shown.interval(row['value'], row['low'], row['high'])}, "
+        f"n = {int(row['answers'])} answers to {int(row['prompts'])} prompts. "
+        f"{alike} of the other {len(others)} arms cannot be told from it. "
+        "That the best was picked from the same numbers makes small leads look a little larger than they are."
     )
 
 
 def _main_table(material: Material) -> Table:
     several = len(material.cells) > 1
-    shown = material.metric_names
     best = material.tables.get("best", pd.DataFrame())
     flags: dict[tuple[Any, ...], tuple[bool, bool]] = {}
     for row in best.to_dict("records"):
@@ -94,17 +94,17 @@ def _main_table(material: Material) -> Table:
         first, by_metric = part.iloc[0], part.set_index("metric")
         head = [dataset, model] if several else []
         cells = []
-        for metric in shown:
+        for metric, shown in material.shown.items():
             is_best, is_alike = flags.get((dataset, model, metric, arm), (False, False))
             cells.append(
-                _cell(metric, by_metric.loc[[metric]].iloc[0], is_best, is_alike) if metric in by_metric.index else None
+                _cell(shown, by_metric.loc[[metric]].iloc[0], is_best, is_alike) if metric in by_metric.index else None
             )
         rows.append([*head, arm, int(first["n"]), *cells, first["method"], first["selection"]])
     columns = [
         *(("data set", "model") if several else ()),
         "arm",
         "n",
-        *(material.label(m) for m in shown),
+        *(shown.head for shown in material.shown.values()),
         "method",
         "selection",
     ]
@@ -112,15 +112,14 @@ def _main_table(material: Material) -> Table:
     return Table("main", "Main table", note, tuple(columns), rows)
 
 
-def _cell(metric: str, row: pd.Series, is_best: bool, is_alike: bool) -> dict[str, Any] | None:
+def _cell(shown: Shown, row: pd.Series, is_best: bool, is_alike: bool) -> dict[str, Any] | None:
     count = int(row["answers"])
     if not count:
         return {"t": "no value", "n": "n=0"}
-    value, low, high = (float(row[c]) * (100 if charts.is_rate(metric) else 1) for c in ("value", "low", "high"))
-    digits = 1 if charts.is_rate(metric) or metric == "length" else 3
-    interval = f"[{low:.{digits}f}, {high:.{digits}f}]"
+    value = shown.factor * float(row["value"])
+    text, _, interval = shown.interval(*(float(row[c]) for c in ("value", "low", "high"))).partition(" ")
     nulls = f", {int(row['nulls'])} null" if row["nulls"] else ""
-    return mark(value, f"{value:.{digits}f}", interval=interval, n=f"n={count}{nulls}", best=is_best, alike=is_alike)
+    return mark(value, text, interval=interval, n=f"n={count}{nulls}", best=is_best, alike=is_alike)
 
 
 def scaling(material: Material) -> Section:
@@ -128,15 +127,13 @@ def scaling(material: Material) -> Section:
     study, blocks = material.study, list[Block]()
     for cell in material.cells:
         part = material.metrics[(material.metrics["dataset"] == cell[0]) & (material.metrics["model"] == cell[1])]
-        for metric in material.metric_names:
+        for metric, shown in material.shown.items():
             rows = part[part["metric"] == metric]
-            figure = charts.over_n(
-                rows, metric, material.label(metric), curve=study.figures.scaling, lines=study.figures.lines
-            )
+            figure = charts.over_n(rows, shown, curve=study.figures.scaling, lines=study.figures.lines)
             if figure is not None:
                 low, high = int(rows["answers"].min()), int(rows["answers"].max())
                 n = f"n = {low if low == high else f'{low} to {high}'} answers an arm"
-                title = f"{material.prefix(cell)}{material.label(metric)} over n"
+                title = f"{material.prefix(cell)}{shown.head} over n"
                 blocks.append(
                     Chart(
                         f"scaling-{cell[0]}-{cell[1]}-{metric}", title, f"Bars and bands: 95 % intervals; {n}.", figure
@@ -164,15 +161,16 @@ def filters(material: Material) -> Section:
     method, n = study.figures.scaling.split("-")[0], study.figures.ablation_n
     for cell in material.cells:
         part = material.metrics[(material.metrics["dataset"] == cell[0]) & (material.metrics["model"] == cell[1])]
-        for metric in ("score", "win_vs_sft"):
+        for metric in (m for m in (HEADLINE, "win_vs_sft") if m in material.shown):
+            shown = material.shown[metric]
             all_rows = part[part["metric"] == metric]
             rows = all_rows[(all_rows["method"] == method) & (all_rows["n"] == n)]
             if rows["value"].notna().any():
                 labels = [selection_label(study, s) for s in rows["selection"]]
                 labels = labels if len(set(labels)) == len(labels) else rows["selection"].tolist()
-                base = _baseline(all_rows, metric)
-                figure = charts.dots(rows, metric, material.label(metric), labels=labels, baseline=base, slider=False)
-                title = f"{material.prefix(cell)}{material.label(metric)} of the selections, n = {n}"
+                base = _baseline(all_rows, shown)
+                figure = charts.dots(rows, shown, labels=labels, baseline=base, slider=False)
+                title = f"{material.prefix(cell)}{shown.head} of the selections, n = {n}"
                 count = f"n = {int(rows['answers'].min())} answers each at least"
                 blocks.append(
                     Chart(f"filters-{cell[0]}-{cell[1]}-{metric}", title, f"Dashed: the SFT model; {count}.", figure)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
+from selfcontrast.metric_names import shown_metrics
+from selfcontrast.metrics._shown import Shown
 from selfcontrast.schema import Study
 from selfcontrast.tables import ALL_SEEDS
 
@@ -60,18 +63,8 @@ class Material:
             return pd.DataFrame()
         return frame[(frame["dataset"] == cell[0]) & (frame["model"] == cell[1])]
 
-    def label(self, metric: str) -> str:
-        """Return what a metric is called on an axis."""
-        return {
-            "score": f"mean {self.study.evaluation.judge}",
-            "win_vs_sft": "wins vs SFT, %",
-            "win_vs_target": "wins vs target, %",
-            "length": "tokens",
-        }.get(metric, metric.replace("_", " "))
-
-    @property
-    def metric_names(self) -> list[str]:
-        """Return the metrics: those of every study first, those of judges and the user's behind them."""
-        first = ["score", "win_vs_sft", "win_vs_target", "length"]
-        found = list(dict.fromkeys(self.metrics["metric"]))
-        return [m for m in first if m in found] + [m for m in found if m not in first]
+    @cached_property
+    def shown(self) -> dict[str, Shown]:
+        """Return how each metric of the tables is shown, in the order of columns."""
+        found = set(self.metrics["metric"])
+        return {m: shown for m, shown in shown_metrics(self.study).items() if m in found}

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ValidationError
 
 from selfcontrast import plugins
 from selfcontrast.errors import ConfigError, InputError
+from selfcontrast.metrics._shown import Shown
 from selfcontrast.records import TARGET, Answer, BadRecord, Candidates, Dialogue, GroupBatch, GroupLogps, PromptPool
 from selfcontrast.seeds import derive_seed
 from selfcontrast.world.dialogues import flawed_answer, good_answer
@@ -62,6 +63,7 @@ CONSTANTS = {
     "pools": {"NEEDS_POLICY": bool},
     "filters": {"NEEDS_SCORES": bool},
     "objectives": {"NEEDS": frozenset},
+    "metrics": {"SHOWN": Shown},
     "judges": {"COMPARES": bool, "NEEDS_LOGPROBS": bool, "FILES": str},
 }
 

@@ -365,7 +365,7 @@ def test_model_card_holds_what_was_measured_with_its_n(trial: Trial) -> None:
     assert (result.metric_type, result.metric_value) == ("win_vs_sft", 0.625)
     assert result.metric_args["n_answers"] == 3
     assert (result.metric_args["low"], result.metric_args["high"]) == (0.5, 0.75)
-    assert "| wins against the SFT model (share, ties half) | 0.625 | \\[0.5, 0.75\\] | 3 | 3 | 0 |" in card.text
+    assert "| win rate against the SFT model (%) | 62.5 | \\[50.0, 75.0\\] | 3 | 3 | 0 |" in card.text
     assert "<img" not in card.content
     assert "````json" in card.text, "the fence is longer than the one inside of the settings"
     manifest = artifacts.read_json(folder / "manifest.json")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from selfcontrast import plotting, proxies, proxy_plots, tables
 from selfcontrast.cells import Cell
 from selfcontrast.config import load_study, parse_study
+from selfcontrast.judge_tables import Judgements
 from selfcontrast.layout import Layout
 from selfcontrast.sweep import arms_of
 
@@ -34,7 +35,7 @@ def cell_of(truth: Scores, proxy: Scores, targets: tuple[NDArray, NDArray]) -> C
         vars(one).update(scores=scores, target_score=target)
     vars(cell)["proxies"] = {"proxy": second}
     for one in (cell, second):
-        vars(one)["judgements"] = {}
+        vars(one)["judgements"] = {"truth": Judgements({}, None, 0)}
     return cell
 
 

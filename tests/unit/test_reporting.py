@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from selfcontrast.config import load_study
 from selfcontrast.errors import InputError
+from selfcontrast.metrics import score
 from selfcontrast.reporting import answers, charts, citation, curves, page, sections
 from selfcontrast.reporting.blocks import Chart, Picture, Section, Table, Text, Widget, number, table_of
 from selfcontrast.reporting.material import Material
@@ -311,7 +312,7 @@ def test_data_set_and_model_are_left_out_only_where_there_is_one() -> None:
 
 def test_slider_shows_the_arms_of_one_n() -> None:
     rows = published().metrics.query("metric == 'score'")
-    figure = charts.dots(rows, "score", "grade", labels=rows["arm"].tolist(), baseline=0.69, slider=True)
+    figure = charts.dots(rows, score.SHOWN, labels=rows["arm"].tolist(), baseline=0.69, slider=True)
     steps = {s["label"]: s["args"][0]["visible"] for s in figure["layout"]["sliders"][0]["steps"]}
     assert [*steps] == ["all", "0", "1", "2", "4", "8", "16"]
     assert sum(len(t["y"]) for t, seen in zip(figure["data"], steps["4"], strict=True) if seen) == 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from selfcontrast import artifacts, evidence, main_table, tables
+from selfcontrast import artifacts, evidence, main_table, metrics, tables
 from selfcontrast.cells import Cell, mean_of_known
 from selfcontrast.config import load_study
 from selfcontrast.judge_tables import Judgements
 from selfcontrast.layout import Layout
+from selfcontrast.metrics import length, win_vs_target
 from selfcontrast.metrics._answers import win_share
+from selfcontrast.reporting import headline
+from selfcontrast.reporting.material import Material
 from selfcontrast.stats import Resamples
 from selfcontrast.sweep import arms_of
 
-STUDY = load_study("smoke")
+SMOKE = load_study("smoke")
+STUDY = SMOKE.model_copy(update={"evaluation": SMOKE.evaluation.model_copy(update={"scorers": ()})})
 ARMS = arms_of(STUDY, "hh")
 SFT, DPO, HALF1, HALF2 = ARMS
 N = STUDY.datasets["hh"].splits.test
@@ -39,8 +44,7 @@ def cell_of(
     draws = Resamples.draw(n_prompts=N, n_resamples=STUDY.evaluation.bootstrap, seed=0)
     vars(cell)["judgements"] = {"truth": Judgements(judged or {}, draws, 0)}
     vars(cell)["prompt_ids"] = [f"p{i}" for i in range(N)]
-    vars(cell)["proxies"] = {}
-    cell._answers.update({m: metrics.get(m, {}) for m in ("length", "score", "win_vs_sft", "win_vs_target")})
+    cell._answers.update({"length": {}, "score": {}, "win_vs_sft": {}, "win_vs_target": {}} | metrics)
     return cell
 
 
@@ -159,13 +163,14 @@ def test_trend_is_that_of_every_sweep_with_several_n() -> None:
 @pytest.mark.parametrize("n", [0, -1, None, True, 3.0, "5"])
 def test_a_rate_is_not_printed_without_its_n(n: Any) -> None:
     with pytest.raises(ValueError, match="number of answers"):
-        main_table.format_rate(0.5, 0.4, 0.6, n=n)
+        main_table.format_value(win_vs_target.SHOWN, 0.5, 0.4, 0.6, n=n)
     with pytest.raises(TypeError):
-        main_table.format_rate(0.5, 0.4, 0.6)  # type: ignore[call-arg]
+        main_table.format_value(win_vs_target.SHOWN, 0.5, 0.4, 0.6)  # type: ignore[call-arg]
 
 
 def test_a_rate_is_printed_with_its_n() -> None:
-    assert main_table.format_rate(0.593, 0.5801, 0.6064, n=4608) == "59.3 [58.0, 60.6] n=4608"
+    assert main_table.format_value(win_vs_target.SHOWN, 0.593, 0.5801, 0.6064, n=4608) == "59.3 [58.0, 60.6] n=4608"
+    assert main_table.format_value(length.SHOWN, 15.03, 14.98, 15.1, n=4608) == "15.0 [15.0, 15.1]"
 
 
 def test_markdown_marks_the_best_and_its_like() -> None:
@@ -191,6 +196,32 @@ def test_a_judge_has_a_column_in_percent_and_a_gap_for_the_arm_that_it_compares_
     assert rows[SFT][column] == "-"
     assert rows[DPO][column] == "25.0 [25.0, 25.0] n=48"
     assert rows[HALF2][column] == "**75.0 [75.0, 75.0] n=48**"
+
+
+def test_a_metric_that_is_added_is_shown_compared_and_searched_for_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example of docs/adding.md."""
+    text = (Path(__file__).parents[2] / "docs" / "adding.md").read_text(encoding="utf-8").split("## A metric")[1]
+    (tmp_path / "no_worse_than_target.py").write_text(text.split("```python\n")[1].split("```")[0], encoding="utf-8")
+    monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path)])
+    cell = cell_of(
+        no_worse_than_target={arm: np.full((2, N, 1), v) for arm, v in zip(ARMS, (0.2, 0.4, 0.9, 0.6), strict=True)}
+    )
+    try:
+        found = made(cell) | {"comparisons": tables.comparisons_table([cell])}
+        lines = main_table.markdown(STUDY, found).splitlines()
+        material = Material(STUDY, found)
+        assert material.shown["no_worse_than_target"].head == "no worse than target, %"
+        assert "no worse than target" in str(headline.headline(material).blocks)
+    finally:
+        sys.modules.pop("selfcontrast.metrics.no_worse_than_target", None)
+    rows = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")] for line in lines if line.startswith("| ")}
+    column = rows["arm"].index("no worse than target, %")
+    assert rows[HALF1][column] == "**90.0 [90.0, 90.0] n=48**"
+    assert rows[SFT][column] == "20.0 [20.0, 20.0] n=48"
+    for name in ("best", "comparisons", "trend", "power"):
+        assert "no_worse_than_target" in set(found[name]["metric"]), name
 
 
 def test_nulls_are_said_below_the_table_and_nothing_stands_for_no_value() -> None:
