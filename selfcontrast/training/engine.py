@@ -151,10 +151,28 @@ class Engine:
         state = self.accelerator.get_state_dict(self._wrapped)
         return {k.removeprefix("model."): v for k, v in state.items()} if self.rank == 0 else None
 
+    def wait(self) -> None:
+        """Return when all processes are here."""
+        self.accelerator.wait_for_everyone()
+
     @property
     def is_whole(self) -> bool:
         """Return whether every process holds all weights, which FSDP and DeepSpeed divide."""
-        return str(self.accelerator.distributed_type.value) in ("NO", "MULTI_CPU", "MULTI_GPU")
+        return self._kind in ("NO", "MULTI_CPU", "MULTI_GPU")
+
+    @property
+    def has_tensors(self) -> bool:
+        """Return whether weights and the optimiser's state are there as tensors, which DeepSpeed keeps to itself."""
+        return self._kind != "DEEPSPEED"
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """Return which part of the weights this process holds, counted from 0, and of how many."""
+        return (0, 1) if self.is_whole else (self.rank, self.world)
+
+    @property
+    def _kind(self) -> str:
+        return str(self.accelerator.distributed_type.value)
 
 
 def _checkpoint_layers(model: PreTrainedModel) -> None:

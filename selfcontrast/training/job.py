@@ -84,9 +84,9 @@ class Job:
 
     @property
     def store(self) -> Checkpoints | None:
-        """Return where a killed training goes on from; None where FSDP or DeepSpeed divides the state."""
-        if not self.engine.is_whole:
-            log.info("the weights are divided over processes: a training that is killed starts from its beginning")
+        """Return where a killed training goes on from; None under DeepSpeed."""
+        if not self.engine.has_tensors:
+            log.info("DeepSpeed holds the weights: a training that is killed starts from its beginning")
             return None
         identity = [self.step.spec, self.step.inputs, getattr(self.args, "seed", None)]
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

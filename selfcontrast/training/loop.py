@@ -94,7 +94,7 @@ def optimise(
     history = store.restore(engine, average) if store is not None else []
     if history:
         log.info("going on behind step %d of %d", len(history), schedule.n_steps)
-    last_line = last_save = time.monotonic()
+    last_line = time.monotonic()
     for step, items in enumerate(batches):
         if step < len(history):
             continue
@@ -112,9 +112,8 @@ def optimise(
         if time.monotonic() - last_line > PROGRESS_S:
             log.info("step %d of %d, loss %.4f", step + 1, schedule.n_steps, history[-1]["loss"])
             last_line = time.monotonic()
-        if store is not None and time.monotonic() - last_save > store.every_s and step + 1 < schedule.n_steps:
+        if store is not None and step + 1 < schedule.n_steps and store.is_due(engine):
             store.save(engine, average, history)
-            last_save = time.monotonic()
     if monitor is not None:
         monitor.close()
     if average is not None:

@@ -132,7 +132,7 @@ def test_state_matters(train: Train, tmp_path: Path) -> None:
     expected, _ = train(None)
     with pytest.raises(Killed):
         train(folder_of(tmp_path), killed_in_step=3)
-    path = tmp_path / "run" / ".state" / "state.safetensors"
+    path = tmp_path / "run" / ".state" / "step-3.1-of-1.safetensors"
     tensors = state.load_file(path)
     state.save_file({k: v * 0 if "exp_avg" in k else v for k, v in tensors.items()}, path)
     found, _ = train(folder_of(tmp_path))
@@ -149,7 +149,7 @@ def test_state_of_another_training_is_not_taken_up_and_the_log_says_so(
     assert history == expected_history
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     (record,) = [r for r in caplog.records if r.levelno == logging.WARNING and r.name.startswith("selfcontrast")]
-    assert "is of a training with other settings or inputs; starting anew" in record.getMessage()
+    assert "is of a training with other settings, inputs or processes; starting anew" in record.getMessage()
 
 
 def test_state_holds_no_pickle(train: Train, tmp_path: Path) -> None:
@@ -160,12 +160,12 @@ def test_state_holds_no_pickle(train: Train, tmp_path: Path) -> None:
     assert sorted(p.relative_to(run).as_posix() for p in run.rglob("*")) == [
         ".state",
         ".state/state.json",
-        ".state/state.safetensors",
+        ".state/step-3.1-of-1.safetensors",
     ]
     stored = json.loads((run / ".state" / "state.json").read_text())
     assert stored["key"] == "one"
     assert [h["step"] for h in stored["history"]] == [0, 1, 2]
-    header = (run / ".state" / "state.safetensors").read_bytes()
+    header = (run / ".state" / "step-3.1-of-1.safetensors").read_bytes()
     size = int.from_bytes(header[:8], "little")
     names = json.loads(header[8 : 8 + size]).keys() - {"__metadata__"}
     assert {n.split(".")[0] for n in names} == {"weight", "optimiser", "average"}
