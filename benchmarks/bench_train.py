@@ -6,8 +6,9 @@
 
 Same model, data, batch in prompts, type and threads for all; the variants take turns, one step each, and the median over the
 turns counts. TRL runs with the reference's log-probabilities computed beforehand (that pass is shown apart) and with a live
-reference, as people run it. Memory is measured in a process for each variant: the peak above what it held before its first
-step.
+reference, as people run it. `every` is `none` with every token through the LM head instead of those of responses alone: pairs
+as they are usually run, for which the count of tokens is the whole cost. Memory is measured in a process for each variant:
+the peak above what it held before its first step.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from selfcontrast.lm_head import label_logps
+
 BETA = 0.1
 LR = 1e-5
 VOCABULARY = 8192
 EOS = 2
-OURS = ("prefix", "packed", "chosen", "none")
+OURS = ("prefix", "packed", "chosen", "none", "every")
 PEERS = ("trl", "trl-live")
 SIZES = {
     "cpu": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4},
@@ -100,7 +103,7 @@ def make_tokens(shape: Shape, seed: int) -> list[tuple[list[int], list[list[int]
 
 def ours(shape: Shape, sharing: str, seed: int) -> Callable[[], float]:
     """Return a function that takes one step of this project's trainer and returns its seconds."""
-    from selfcontrast import plugins
+    from selfcontrast import logprobs, plugins
     from selfcontrast.logprobs import response_logps
     from selfcontrast.training.engine import Engine
     from selfcontrast.training.groups import TokenGroup
@@ -114,7 +117,8 @@ def ours(shape: Shape, sharing: str, seed: int) -> Callable[[], float]:
     module = plugins.load("objectives", "dpo")
     objective = Objective(module, module.Params(beta=BETA))
     engine = Engine(model)
-    execution = Execution(sharing)  # type: ignore[arg-type]
+    execution = Execution("none" if sharing == "every" else sharing)  # type: ignore[arg-type]
+    hidden_of_rows = logprobs._hidden_of_rows
 
     def step() -> float:
         start = _now()
@@ -122,7 +126,30 @@ def ours(shape: Shape, sharing: str, seed: int) -> Callable[[], float]:
         engine.step(LR)
         return _now() - start
 
-    return step
+    def step_of_every() -> float:
+        logprobs._hidden_of_rows, logprobs.label_logps = _every_position, _of_responses
+        try:
+            return step()
+        finally:
+            logprobs._hidden_of_rows, logprobs.label_logps = hidden_of_rows, label_logps
+
+    return step_of_every if sharing == "every" else step
+
+
+def _every_position(model: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Any:
+    """Return the hidden states of all positions but the last of each row, with their labels and which are of responses."""
+    rows = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
+    ids = torch.tensor(rows, device=model.device)  # all of one length here
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+    is_response = torch.zeros_like(ids, dtype=torch.bool)
+    is_response[:, len(prompts[0]) :] = True
+    return hidden, ids[:, 1:].flatten(), is_response[:, 1:].flatten()
+
+
+def _of_responses(model: Any, found: Any, _: torch.Tensor) -> torch.Tensor:
+    """Return the log-probabilities of the tokens of responses, out of those of all tokens."""
+    hidden, labels, is_response = found
+    return label_logps(model, hidden, labels)[is_response]
 
 
 def trl(shape: Shape, *, live: bool, seed: int) -> tuple[Callable[[], float], float]:
@@ -306,12 +333,15 @@ def _memory(args: argparse.Namespace, shape: Shape, name: str) -> str:
 
 
 def _tflops(shape: Shape, seconds: float) -> str:
-    """Return useful operations a second."""
+    """Return useful operations a second, and on a GPU their share of what it can do."""
+    from selfcontrast.training.monitor import peak_flops
+
     with torch.device("meta"):
         from transformers import LlamaConfig, LlamaForCausalLM
 
         model = LlamaForCausalLM(LlamaConfig(vocab_size=shape.vocabulary, **SIZES[shape.size]))
-    return f"{shape.flops(model) / seconds / 1e12:.3f} TFLOP/s"
+    speed, peak = shape.flops(model) / seconds, peak_flops()
+    return f"{speed / 1e12:.3f} TFLOP/s" + (f", {100 * speed / peak:.0f} %" if peak else "")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Monitor:
         self._bar = tqdm(total=n_steps, disable=not (self._is_first and sys.stderr.isatty()), unit="step")
         # 6 operations for each weight and token: forward 2, backward 4.
         self._flops = 6.0 * sum(p.numel() for p in engine.model.parameters())
-        self._peak = _peak_flops()
+        self._peak = peak_flops()
         self._tracker = _tracker(track, folder) if self._is_first and track != "none" else None
         if self._is_first:
             self._path.unlink(missing_ok=True)
@@ -92,7 +92,8 @@ class Monitor:
             self._tracker.finish()
 
 
-def _peak_flops() -> float | None:
+def peak_flops() -> float | None:
+    """Return the dense operations a second of this process's GPU; None for the CPU and GPUs that are not known."""
     if not torch.cuda.is_available():
         return None
     name = torch.cuda.get_device_name()

@@ -47,7 +47,7 @@ def test_utilisation_is_useful_operations_of_those_the_device_could_do(
     llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """6 operations for each weight and token, on a device of 1e9 operations a second."""
-    monkeypatch.setattr(module, "_peak_flops", lambda: 1e9)
+    monkeypatch.setattr(module, "peak_flops", lambda: 1e9)
     engine = Engine(llama())
     run(engine, Monitor(engine, tmp_path, n_steps=3))
     weights = sum(p.numel() for p in engine.model.parameters())
