@@ -11,7 +11,7 @@ from dataclasses import dataclass
 HARNESS = "0.4.13"
 """Version of lm-eval with which every number is made."""
 
-POCKET_TASKS = ("pocket_choice", "pocket_answer")
+POCKET_TASKS = ("pocket_choice", "pocket_manner", "pocket_answer")
 """Tasks that the step pocket_tasks writes from the held-out prompts of a pocket world."""
 
 

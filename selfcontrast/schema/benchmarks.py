@@ -18,7 +18,7 @@ class Benchmark(Strict):
     tasks: Annotated[tuple[str, ...], Field(min_length=1)] = Field(description="names of tasks or groups of tasks")
     world: bool = Field(
         False,
-        description="write the tasks pocket_choice and pocket_answer from the held-out prompts of the pocket world",
+        description="write the tasks pocket_choice, pocket_manner and pocket_answer from the pocket world's held-out prompts",
     )
     folder: str | None = Field(
         None,

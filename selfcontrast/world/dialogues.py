@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfcontrast.world.language import (
@@ -66,9 +67,9 @@ def good_answer(rng: random.Random, question: Question) -> str:
     return _assemble(rng, question, defects=())
 
 
-def flawed_answer(rng: random.Random, question: Question) -> str:
-    """Return an answer with one to three defects, drawn from ``DEFECTS``."""
-    return _assemble(rng, question, defects=rng.sample(DEFECTS, rng.randint(1, 3)))
+def flawed_answer(rng: random.Random, question: Question, defects: Sequence[str] = ()) -> str:
+    """Return an answer with these defects, else with one to three drawn from ``DEFECTS``."""
+    return _assemble(rng, question, defects=defects or rng.sample(DEFECTS, rng.randint(1, 3)))
 
 
 def mixed_answer(rng: random.Random, question: Question, *, share_good: float) -> str:
@@ -76,7 +77,7 @@ def mixed_answer(rng: random.Random, question: Question, *, share_good: float) -
     return good_answer(rng, question) if rng.random() < share_good else flawed_answer(rng, question)
 
 
-def _assemble(rng: random.Random, question: Question, defects: tuple[str, ...] | list[str]) -> str:
+def _assemble(rng: random.Random, question: Question, defects: Sequence[str]) -> str:
     asked = list(question.asked)
     if "partial" in defects:
         asked = [rng.choice(asked)]

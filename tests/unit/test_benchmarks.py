@@ -136,12 +136,25 @@ def test_one_choice_says_the_facts_and_the_others_do_not(rng: Any) -> None:
     assert min((going_on.partition(stop)[0] for stop in STOPS), key=len).strip() == row["value"]
 
 
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(st.randoms(use_true_random=False))
+def test_one_manner_is_perfect_and_the_others_say_the_facts_with_a_flaw(rng: Any) -> None:
+    prompt = draw_question(rng).text
+    (row,) = questions([("p", prompt)], seed=3)
+    grades = [grade(prompt, manner) for manner in row["manners"]]
+    assert grades[row["polite"]] == 1.0
+    # Rudeness takes the place of a courtesy: two flaws.
+    assert [g for i, g in enumerate(grades) if i != row["polite"]] == pytest.approx([0.75] * 3, abs=0.25)
+    assert max(g for i, g in enumerate(grades) if i != row["polite"]) <= 0.75
+
+
 def test_questions_hang_on_the_prompts_ids_alone_and_right_answers_are_spread() -> None:
     many = [(f"p{i}", PROMPT) for i in range(400)]
     rows = questions(many, seed=3)
     assert questions(many[7:9], seed=3) == rows[7:9]
     assert questions(many, seed=4) != rows
-    assert all(60 < n < 140 for n in np.bincount([r["right"] for r in rows], minlength=4))
+    for key in ("right", "polite"):
+        assert all(60 < n < 140 for n in np.bincount([r[key] for r in rows], minlength=4))
 
 
 def test_prompt_of_another_world_is_refused() -> None:

@@ -103,7 +103,7 @@ def copy_of_finished(finished: Project, tmp_path: Path) -> Project:
 FOR_THE_WORLD = (
     "  judges:\n    truth: {kind: pairwise, model: pocket, server: {kind: pocket}, prompts: 8}\n",
     "  benchmarks:\n"
-    "    world: {tasks: [pocket_choice, pocket_answer], world: true, chat_template: true, limit: 16, seeds: [0]}\n",
+    "    world: {tasks: [pocket_choice, pocket_manner, pocket_answer], world: true, chat_template: true, limit: 16, seeds: [0]}\n",
 )
 """What the smoke study may only ask of the pocket world."""
 
