@@ -80,6 +80,8 @@ rule score_arms:
         "<logs>/{dataset}/{model}/proxies/{scorer}/{split}/score_arms.log",
     benchmark:
         "<benchmarks>/{dataset}/{model}/proxies/{scorer}/{split}/score_arms.jsonl"
+    # The longest of the jobs that wait for all answers: first, so that the others run beside it.
+    priority: 10
     conda:
         "../envs/train.yaml"
     resources:
