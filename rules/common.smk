@@ -27,7 +27,7 @@ TRAINER = [
     *LOGPROBS,
     *(
         f"selfcontrast/training/{module}.py"
-        for module in ("adapters", "engine", "loop", "sft", "state", "trl")
+        for module in ("adapters", "deepspeed", "engine", "loop", "sft", "state", "trl")
     ),
 ]
 

@@ -49,6 +49,11 @@ def problems(study: Study) -> Iterator[str]:
         trainers = {t.trainer for t in (model.sft, study.training) if t}
         if "trl" in trainers and model.gpus > 1 and model.execution.strategy != "ddp":
             yield f"models.{key}: `trainer: trl` runs on one GPU or with `strategy: ddp`, not {model.execution.strategy}"
+        zero = model.gpus > 1 and model.execution.strategy.startswith("zero")
+        own = [(f"models.{key}.sft", model.sft)] if model.sft else []
+        for where, training in (own + _trainings(study)) if zero else ():
+            if training.ema is not None:
+                yield f"{where}.ema: `strategy: {model.execution.strategy}` holds the weights, of which no average is taken"
     if study.evaluation.judge not in study.scorers:
         yield f"evaluation.judge names `{study.evaluation.judge}`, which is not under `scorers`: {', '.join(study.scorers)}"
     yield from impossible_rewards(study)

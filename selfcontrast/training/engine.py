@@ -61,11 +61,9 @@ class Engine:
         model.eval()
         if gradient_checkpointing:
             _checkpoint_layers(model)
-        self.accelerator = Accelerator(
-            mixed_precision="bf16" if precision == "bf16" else "no", cpu=model.device.type == "cpu"
-        )
         self.model = model
         self.clip = clip
+        self.accelerator = self._make_accelerator(precision, cpu=model.device.type == "cpu")
         trained = [p for p in model.parameters() if p.requires_grad]
         wrapped, optimiser = self.accelerator.prepare(
             _TokenLogps(model), torch.optim.AdamW(trained, lr=0.0, weight_decay=0.0, fused=True)
@@ -73,6 +71,9 @@ class Engine:
         self._wrapped = wrapped
         self._tokens = 0
         self.optimiser = optimiser
+
+    def _make_accelerator(self, precision: Precision, *, cpu: bool) -> Accelerator:
+        return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=cpu)
 
     @property
     def rank(self) -> int:

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from selfcontrast.lm_head import check_head
 from selfcontrast.logprobs import Sharing, supported_sharing
 from selfcontrast.rendering import Renderer, prepare_tokenizer
 from selfcontrast.training.adapters import add_adapters, merge_adapters
+from selfcontrast.training.deepspeed import DeepSpeedEngine
 from selfcontrast.training.engine import Engine
 from selfcontrast.training.monitor import Monitor
 from selfcontrast.training.state import Checkpoints
@@ -75,7 +77,8 @@ class Job:
     def engine(self) -> Engine:
         """Return the engine of this project's trainer; TRL brings its own."""
         training = self.step.spec["training"]
-        return Engine(
+        kind = DeepSpeedEngine if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" else Engine
+        return kind(
             self.model,
             precision=training["precision"],
             clip=training["clip"],

@@ -49,7 +49,7 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 IMPORTERS = {
     "matplotlib": {"plotting", "diagnostic_plots", "proxy_plots"},
     "transformers": {"reward_models", "checkpoints", "logprobs", "training.engine", "world.checkpoint"},
-    "accelerate": {"training.engine", "training.monitor"},
+    "accelerate": {"training.deepspeed", "training.engine", "training.monitor"},
     "peft": {"training.adapters"},
     "trl": {"training.trl"},
     "vllm": {"vllm_engine"},
