@@ -116,10 +116,9 @@ def test_what_a_model_wrote_is_text_and_does_not_run(chromium: Any, report: Path
     opened.page.locator("#prompts").scroll_into_view_if_needed()
     opened.page.locator(".entry").nth(3).click()
     opened.page.locator(".others summary").click()
-    opened.page.locator(".side .said").nth(
-        2 * 4 * 2 - 1
-    ).wait_for()  # the browser tells of an opened summary when it has time
-    said = opened.page.locator(".side .said").all_inner_texts()
+    shown = opened.page.locator(".side .said")
+    shown.nth(2 * 4 * 2 - 1).wait_for()  # the browser tells of an opened summary when it has time
+    said = shown.all_inner_texts()
     assert len(said) == 2 * 4 * 2
     assert all("</script><script>window.hacked = 1</script>" in text for text in said)
     assert opened.page.locator(".entry.current").count() == 1
