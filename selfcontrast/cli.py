@@ -142,8 +142,8 @@ def run_step(args: argparse.Namespace, work: Callable[[argparse.Namespace, Step]
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     _limit_threads(args.threads)
     _end_with_parent()
-    # Importing PyTorch and transformers makes a million objects that stay. To look through them for garbage every 700 objects
-    # takes as long as the imports themselves, which was half of a small job.
+    # Importing PyTorch and transformers makes very many objects that stay. To look through them for garbage every 700 objects
+    # takes a sixth of the time of the imports, which are half of a small job.
     gc.set_threshold(10_000, 20, 20)
     started, cpu, joules = time.time(), time.process_time(), read_joules()
     try:
