@@ -53,7 +53,7 @@ def problems(study: Study) -> Iterator[str]:
         own = [(f"models.{key}.sft", model.sft)] if model.sft else []
         for where, training in (own + _trainings(study)) if zero else ():
             if training.ema is not None:
-                yield f"{where}.ema: `strategy: {model.execution.strategy}` holds the weights: leave `ema` out, or take `fsdp`"
+                yield f"{where}.ema: `strategy: {model.execution.strategy}` holds the weights: leave it out, or take `fsdp`"
     if study.evaluation.judge not in study.scorers:
         yield f"evaluation.judge names `{study.evaluation.judge}`, which is not under `scorers`: {', '.join(study.scorers)}"
     yield from impossible_rewards(study)
