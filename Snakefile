@@ -4,6 +4,10 @@ min_version("9.20")
 
 
 include: "rules/common.smk"
+include: "rules/inputs.smk"
+include: "rules/inputs_evaluation.smk"
+include: "rules/machine.smk"
+include: "rules/run.smk"
 
 
 pathvars:

@@ -22,7 +22,8 @@ from selfcontrast import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = sorted(m.name for m in pkgutil.iter_modules(selfcontrast.steps.__path__) if not m.name.startswith("_"))
-RULES = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "rules").glob("*.smk")))
+RULE_FILES = sorted((ROOT / "rules").glob("*.smk"))
+RULES = "\n".join(p.read_text(encoding="utf-8") for p in RULE_FILES)
 HEAVY = ("torch", "transformers", "numpy", "pandas", "pyarrow", "matplotlib", "sentence_transformers", "scipy")
 TWO_RULES = {"score"}
 """Steps that two rules run: the scores of a pool, and those of the evaluated answers."""
@@ -152,8 +153,11 @@ def test_every_code_of_a_rule_is_a_step() -> None:
 
 def rules() -> dict[str, str]:
     """Return the text of every rule that runs a step, by its name."""
-    blocks = re.split(r"^rule (\w+):\n", RULES, flags=re.MULTILINE)
-    return {n: text for n, text in zip(blocks[1::2], blocks[2::2], strict=True) if "code=" in text}
+    found = {}
+    for path in RULE_FILES:
+        blocks = re.split(r"^rule (\w+):\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        found |= {n: text for n, text in zip(blocks[1::2], blocks[2::2], strict=True) if "code=" in text}
+    return found
 
 
 @pytest.mark.parametrize("rule", rules())

@@ -1,0 +1,252 @@
+"""What the rules read, of data, models, pools, groups and arms."""
+
+# Data and models
+
+
+def maker_of_records(wildcards):
+    """Return the manifest of the step that writes the records of a data set; nothing for files of the user's."""
+    dataset = cfg.datasets[wildcards.dataset]
+    if dataset.path is not None:
+        return []
+    step = "fetch" if dataset.hub is not None else "world"
+    return f"<results>/{wildcards.dataset}/{step}/manifest.json"
+
+
+def records_of(wildcards):
+    """Return the record files of a data set: the user's, or what the step world or fetch writes."""
+    if maker := maker_of_records(wildcards):
+        return maker.replace("manifest.json", "records")
+    return study_config.record_files(cfg.datasets[wildcards.dataset])
+
+
+def template_files(wildcards):
+    """Return what makes text of a dialogue and token ids of the text: the model's chat template, and the renderer."""
+    template = plugin_file("templates", cfg.models[wildcards.model].template)
+    return [template, *RENDERER]
+
+
+def adaptor_files(wildcards):
+    """Return the adaptor of a data set, and what all adaptors share."""
+    return [
+        plugin_file("datasets", cfg.datasets[wildcards.dataset].adaptor),
+        "selfcontrast/datasets/_records.py",
+        "selfcontrast/sources.py",
+    ]
+
+
+def base_manifest(wildcards):
+    """Return the manifest of a base model that the study trains from scratch; nothing for one that is given."""
+    return (
+        f"<results>/models/{wildcards.model}/base/manifest.json"
+        if cfg.models[wildcards.model].scratch
+        else []
+    )
+
+
+def base_folder(wildcards, input):
+    """Return the folder or hub id of the base model."""
+    return cfg.models[wildcards.model].path or str(Path(input.base).parent / "model")
+
+
+def room(wildcards):
+    """Return the tokens that sampling needs behind a prompt, over all pools and the evaluation; 1 if they have no limit."""
+    pools = [p.params.get("max_new_tokens") for p in cfg.pools.values()]
+    return max([1, *(n for n in (cfg.evaluation.max_new_tokens, *pools) if n)])
+
+
+# Pools, scores, groups
+
+
+def shards_of(wildcards, part=""):
+    """Return the manifests of a pool's shards, or of the shards of a part of it."""
+    n = cfg.pools[wildcards.pool].params["shards"]
+    base = f"<results>/{wildcards.dataset}/{wildcards.model}/pools/{wildcards.pool}"
+    return [f"{base}/{part}shards/{i}-of-{n}/manifest.json" for i in range(1, n + 1)]
+
+
+def logp_shards_of(wildcards):
+    """Return the manifests of the shards of the reference's log-probabilities: as many as the pool has."""
+    return shards_of(wildcards, "logps/sft/")
+
+
+def tables_beside(manifests):
+    """Return the input function of the tables of shards: listed beside their manifests, since both are temporary."""
+    return lambda wildcards: [
+        m.replace("manifest.json", "shard.parquet") for m in manifests(wildcards)
+    ]
+
+
+shard_tables_of = tables_beside(shards_of)
+logp_tables_of = tables_beside(logp_shards_of)
+
+
+def pool_file(wildcards):
+    """Return the plug-in that makes a pool."""
+    return plugin_file("pools", cfg.pools[wildcards.pool].kind)
+
+
+def scorer_files(wildcards):
+    """Return the plug-in of a scorer, and what its numbers rest on."""
+    kind = cfg.scorers[wildcards.scorer].kind
+    own = {
+        "grade": ["selfcontrast/world/grader.py", "selfcontrast/world/language.py"],
+        "reward": ["selfcontrast/reward_models.py"],
+    }
+    return [
+        plugin_file("scorers", kind),
+        "selfcontrast/stored_pools.py",
+        *own.get(kind, []),
+    ]
+
+
+def trained_reward(wildcards):
+    """Return the manifest and the weights of the reward model that a scorer reads, if the study trains it."""
+    trained = cfg.scorers[wildcards.scorer].params.get("trained")
+    if trained is None:
+        return {}
+    base = f"<results>/{wildcards.dataset}/{wildcards.model}/rewards/{trained}"
+    return {"reward": f"{base}/manifest.json", "weights": f"{base}/model"}
+
+
+def reward_flag(wildcards, input):
+    """Return the flag that names the manifest of that reward model; nothing for other scorers."""
+    return f"--reward {input.reward}" if "reward" in input.keys() else ""
+
+
+def of_reward(template):
+    """Return an input function that fills the pool and the labels of a reward model into a path."""
+
+    def paths(wildcards):
+        reward = cfg.reward_models[wildcards.reward]
+        base = f"<results>/{wildcards.dataset}/{wildcards.model}/pools/{reward.pool}"
+        return f"{base}/{template.format(labels=reward.labels)}"
+
+    return paths
+
+
+def selection_files(wildcards):
+    """Return the plug-ins of a selection: its kind and its filter."""
+    return files_of_selection(wildcards.selection)
+
+
+def files_of_selection(name):
+    """Return the same by the id of the selection."""
+    selection = cfg.selections[name]
+    files = [
+        plugin_file("selections", selection.kind),
+        "selfcontrast/selection.py",
+        "selfcontrast/stored_pools.py",
+    ]
+    if chosen := selection.params.get("filter"):
+        files.append(plugin_file("filters", chosen["kind"]))
+    return files
+
+
+def of_selection(template):
+    """Return an input function that fills the pool and scorer of a selection into a path; nothing without scorer."""
+
+    def paths(wildcards):
+        selection = wildcards.get("selection") or arm_of(wildcards).selection
+        params = cfg.selections[selection].params
+        if "{scorer}" in template and params.get("scorer") is None:
+            return []
+        return template.format(
+            dataset=wildcards.dataset,
+            model=wildcards.model,
+            pool=params["pool"],
+            scorer=params.get("scorer"),
+        )
+
+    return paths
+
+
+def trained_selections(wildcards):
+    """Return the selections of a data set's trained arms, as its spec of the negatives lists them."""
+    return SPECS[f"{wildcards.dataset}/{wildcards.model}/negatives"]["selections"]
+
+
+def every_selection_file(wildcards):
+    """Return the plug-ins of all selections whose negatives are described."""
+    return sorted(
+        {f for s in trained_selections(wildcards) for f in files_of_selection(s["id"])}
+    )
+
+
+def described_pools(wildcards):
+    """Return the pools that negatives are drawn from, and the scores by which they are described."""
+    base = f"<results>/{wildcards.dataset}/{wildcards.model}/pools"
+    truth = SPECS[f"{wildcards.dataset}/{wildcards.model}/negatives"]["truth"]
+    found = {}
+    for s in trained_selections(wildcards):
+        found[f"{base}/{s['pool']}/manifest.json"] = None
+        for scorer in (s["scorer"], s["similarity"], truth):
+            if scorer is not None:
+                found[f"{base}/{s['pool']}/scores/{scorer}/manifest.json"] = None
+    return list(found)
+
+
+def described_groups(wildcards):
+    """Return the groups of every selection, n and seed."""
+    base = f"<results>/{wildcards.dataset}/{wildcards.model}/groups"
+    return [
+        f"{base}/{s['id']}/n{n}/s{seed}/manifest.json"
+        for s in trained_selections(wildcards)
+        for n in s["n"]
+        for seed in cfg.seeds
+    ]
+
+
+# Arms
+
+
+def arm_of(wildcards):
+    """Return the arm of a job."""
+    return ARMS[wildcards.dataset][wildcards.arm]
+
+
+def arm_groups(wildcards):
+    """Return the groups that an arm trains on."""
+    arm, w = arm_of(wildcards), wildcards
+    return f"<results>/{w.dataset}/{w.model}/groups/{arm.selection}/n{arm.n}/s{w.seed}/manifest.json"
+
+
+def objective_file(wildcards):
+    """Return the objective of an arm."""
+    return plugin_file(
+        "objectives", cfg.methods[arm_of(wildcards).method].objective.kind
+    )
+
+
+def policy_of(wildcards):
+    """Return the manifest and the weights of an arm's policy: both, since weights may be temporary."""
+    base = f"<results>/{wildcards.dataset}/{wildcards.model}"
+    if arm_of(wildcards).is_trained:
+        base = f"{base}/arms/{wildcards.arm}/s{wildcards.seed}"
+    else:
+        base = f"{base}/sft"
+    return {"policy": f"{base}/manifest.json", "weights": f"{base}/model"}
+
+
+def policy_spec(wildcards):
+    """Return the spec of an arm's policy."""
+    base = f"<results>/{wildcards.dataset}/{wildcards.model}"
+    return (
+        f"{base}/arms/{wildcards.arm}/spec.json"
+        if arm_of(wildcards).is_trained
+        else f"{base}/sft/spec.json"
+    )
+
+
+def template_of(wildcards):
+    """Return the chat template of a model."""
+    return cfg.models[wildcards.model].template
+
+
+def stream_of(wildcards):
+    """Return from which random streams an arm's answers are sampled."""
+    return "trained" if arm_of(wildcards).is_trained else "baseline"
+
+
+def keep_or_temp(path):
+    """Mark the weights of an arm as temporary, unless the study keeps them."""
+    return path if cfg.keep_policies else temp(path)

@@ -1,0 +1,81 @@
+"""Around a run: its plan behind a dry run, and the lock that lets one run at a time."""
+
+import atexit
+import fcntl
+from collections import Counter
+
+
+# The plan, behind a dry run
+
+
+def print_plan():
+    """Print what the jobs of a dry run would cost; whether it is one is known only once Snakemake has its executor."""
+    if not workflow.dryrun or workflow.output_settings.quiet:
+        return
+    from selfcontrast.planning.report import describe_plan
+
+    dag = workflow.dag
+    jobs = Counter(job.rule.name for job in dag.jobs if dag.needrun(job))
+    try:
+        text = describe_plan(cfg, jobs=jobs) if jobs else ""
+    except SelfContrastError as error:
+        text = f"No plan: {error}"
+    print(text, file=sys.stderr)
+
+
+if workflow.is_main_process:
+    atexit.register(print_plan)
+
+
+# One run at a time
+
+
+def lock_study():
+    """Hold the study's lock for as long as this process lives; a second run of the same study ends with a message.
+
+    It stands in for Snakemake's own lock, which outlives a killed run: the kernel drops this one with the process. On a
+    cluster the jobs of a killed run go on, and would write the same files: the lock file holds the name of their run.
+    """
+    path = Path(f"results/{cfg.name}/.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    global held_lock
+    held_lock = path.open("a+")
+    try:
+        fcntl.flock(held_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fail(
+            SelfContrastError(
+                f"another run of the study `{cfg.name}` is going on here",
+                where=str(path),
+                remedy="wait for it, or stop it first",
+            )
+        )
+    held_lock.seek(0)
+    if earlier := held_lock.read().strip():
+        try:
+            cancelled = slurm.cancel_leftovers(earlier)
+        except SelfContrastError as error:
+            fail(error)
+        if cancelled:
+            print(
+                f"{cancelled} jobs of an earlier run of this study were cancelled.",
+                file=sys.stderr,
+            )
+    held_lock.truncate(0)
+    held_lock.write(run_name())
+    held_lock.flush()
+
+
+def run_name():
+    """Return the name that Slurm's executor gives to all jobs of this run; empty for other executors."""
+    return getattr(workflow.scheduler._executor, "run_uuid", "")
+
+
+onstart:
+    lock_study()
+
+
+onerror:
+    printed = "".join(Path(name).read_text(errors="replace") for name in log)
+    if advice := slurm.advice(printed, slurm.read_log):
+        print(advice, file=sys.stderr, flush=True)
