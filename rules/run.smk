@@ -4,7 +4,6 @@ import atexit
 import fcntl
 from collections import Counter
 
-
 # The plan, behind a dry run
 
 
