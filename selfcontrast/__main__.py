@@ -17,7 +17,7 @@ from selfcontrast.judging.price import judge_price
 from selfcontrast.linting import command as linting
 from selfcontrast.planning.machines import MACHINES
 from selfcontrast.planning.report import describe_plan
-from selfcontrast.progress import follow
+from selfcontrast.progress import follow_to_the_end
 from selfcontrast.schema import Study
 from selfcontrast.sweep import arms_of, models_of
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = commands.add_parser("schema", help="print the JSON schema of study files, for editors")
     command.set_defaults(work=lambda args: schema())
     command = commands.add_parser("progress", help="turn snakemake's output on standard input into short lines")
-    command.set_defaults(work=lambda args: follow(sys.stdin, sys.stdout))
+    command.set_defaults(work=lambda args: follow_to_the_end(sys.stdin, sys.stdout))
     command = commands.add_parser("calibrate", help="print the win rates of published judgements (AlpacaEval's layout)")
     command.add_argument("folder", type=Path, help="folder of <model>/<annotator>/annotations.json")
     command.add_argument("--leaderboard", type=Path, help="CSV file to compare with; exit code 1 if a number differs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 from collections.abc import Iterable
 from typing import TextIO
@@ -16,6 +17,23 @@ _NOISE = re.compile(
 )
 EVERY_S = 5.0
 """Seconds between two lines."""
+
+
+def follow_to_the_end(lines: Iterable[str], out: TextIO) -> None:
+    """Follow a run until Snakemake closes its output, also after Ctrl-C, which reaches both: its jobs end first."""
+    interrupted = False
+
+    def note(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        follow(lines, out)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupted:
+        print("Interrupted. The same command goes on from what is finished.", file=out, flush=True)
 
 
 def follow(lines: Iterable[str], out: TextIO) -> None:

@@ -225,7 +225,7 @@ def _explained(folder: Path) -> Iterator[None]:
                 "vLLM ran out of memory",
                 found=_first_line(error),
                 where=str(folder),
-                remedy="give the job more GPUs (models.<id>.gpus), free the GPU of other processes, lower "
+                remedy="give the job more GPUs (models.<id>.inference_gpus), free the GPU of other processes, lower "
                 "models.<id>.max_length, or, on a CPU, set VLLM_CPU_KVCACHE_SPACE (GiB)",
             ) from None
         if isinstance(error, ValueError):

@@ -55,13 +55,10 @@ class Opened:
         self.seconds = time.monotonic() - started
 
     def scroll_through(self) -> None:
-        """Go down the page until every figure was drawn."""
-        at, height = 0, 1
-        while at < height:
-            self.page.evaluate("y => window.scrollTo({top: y, behavior: 'instant'})", at)
-            self.page.wait_for_timeout(30)
-            at, height = at + 800, self.page.evaluate("document.documentElement.scrollHeight")
-        self.page.wait_for_function("[...document.querySelectorAll('.plot')].every(p => p.querySelector('svg'))")
+        """Go from figure to figure, each until it is drawn: a figure is drawn when it comes near the window."""
+        for plot in self.page.locator(".plot").all():
+            plot.scroll_into_view_if_needed()
+            plot.locator("svg").first.wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import subprocess
+import sys
+import time
 
 from selfcontrast.progress import follow
 
@@ -42,3 +47,22 @@ def test_progress_keeps_counts_and_errors_and_leaves_out_the_rest():
     assert lines[1:4] == ["Error in rule train:", "    message: None", "RuleException: it went wrong"]
     assert lines[4].split(maxsplit=1)[1] == "220 of 220 jobs (100 %)  last: all"
     assert len(lines) == 5
+
+
+def test_ctrl_c_reaches_the_end_of_the_output_and_says_how_to_go_on():
+    """Ctrl-C goes to Snakemake and to this filter alike; the filter stays for the last words, without a traceback."""
+    command = [sys.executable, "-m", "selfcontrast", "progress"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdin.write("a first line\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "a first line\n"
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.2)  # the signal comes first, the last words after it
+        process.stdin.write("the last words\n")
+        process.stdin.close()
+        lines = process.stdout.read().splitlines()
+        assert lines == ["the last words", "Interrupted. The same command goes on from what is finished."]
+        assert not process.stderr.read()
+    assert process.returncode == 0

@@ -197,7 +197,7 @@ def test_lack_of_memory_is_one_message_at_the_start_and_later(
 ) -> None:
     sampler = VllmSampler(model, dtype="float32", max_length=64)
     vllm.error = vllm.refusal = error
-    with pytest.raises(StepError, match=r"(?s)out of memory.*models.<id>.gpus") as caught:
+    with pytest.raises(StepError, match=r"(?s)out of memory.*models.<id>.inference_gpus") as caught:
         sampler.sample([[5]], [[1]], Sampling(9), eos_ids=frozenset([2]))
     assert "second line" not in str(caught.value)
     with pytest.raises(StepError, match="vLLM ran out of memory"):
