@@ -28,19 +28,24 @@ def format_value(shown: Shown, value: float, low: float, high: float, *, n: int)
     return shown.interval(value, low, high) + (f" n={n}" if shown.is_rate else "")
 
 
+Cell = tuple[str, bool, bool]
+"""A text, whether it is the best, and whether it cannot be told from the best."""
+
+
 @dataclass(frozen=True)
 class _Block:
     """One data set with one model: a title, a table of texts, and sentences below it.
 
     Attributes:
-        rows: arm, then for each metric the text and whether it is the best and whether it is like the best.
+        rows: arm, then a cell for each metric.
+        label: what its label in LaTeX has beyond data set and model.
     """
 
     dataset: str
     model: str
     title: str
     heads: list[str]
-    rows: list[tuple[str, list[tuple[str, bool, bool]]]]
+    rows: list[tuple[str, list[Cell]]]
     notes: list[str]
     label: str = ""
 
@@ -111,35 +116,41 @@ def escape_latex(text: str) -> str:
 
 def _blocks(study: Study, tables: Mapping[str, pd.DataFrame]) -> Iterator[_Block]:
     over_all = tables["metrics"][tables["metrics"]["seed"] == ALL_SEEDS]
-    metrics = _main_metrics(study, over_all)
-    for (dataset, model), part in over_all.groupby(["dataset", "model"], sort=False):
+    known = set(over_all["metric"])
+    shown = {m: s for m, s in shown_metrics(study).items() if m in known}
+    proxies = list(dict.fromkeys(s.proxy for s in shown.values()))
+    for dataset, model in over_all[["dataset", "model"]].drop_duplicates().itertuples(index=False):
         here = {name: _of(frame, dataset, model) for name, frame in tables.items()}
-        compared = here["best"]
-        best = dict(zip(zip(compared["metric"], compared["arm"], strict=True), compared["best"], strict=True))
-        same = compared[~compared["distinguishable"].astype(bool)]
-        alike = set(zip(same["metric"], same["arm"], strict=True))
-        rows = []
-        for arm, found in part.groupby("arm", sort=False):
-            by_metric = found.set_index("metric")
-            cells = []
-            for metric, shown in metrics.items():
-                is_best = best.get((metric, arm), "") == arm
-                cells.append((_cell(by_metric, metric, shown), is_best, (metric, arm) in alike and not is_best))
-            rows.append((str(arm), cells))
         n_prompts = study.datasets[str(dataset)].splits.model_dump()[study.evaluation.split]
         title = (
             f"{n_prompts} {study.evaluation.split} prompts, {len(study.seeds)} seeds, "
             f"{study.evaluation.samples} answer(s) each; 95 % intervals over prompts and seeds"
         )
-        heads = ["arm", *(shown.head for shown in metrics.values())]
-        yield _Block(str(dataset), str(model), title, heads, rows, list(_notes(study, here, metrics)))
+        for proxy in proxies:
+            metrics = {m: s for m, s in shown.items() if s.proxy == proxy}
+            heads = ["arm", *(s.head for s in metrics.values())]
+            of_whom = f"by the scorer {proxy}, which is not the judge; {title}" if proxy else title
+            rows, notes = _rows(here, metrics), list(_notes(study, here, metrics))
+            yield _Block(str(dataset), str(model), of_whom, heads, rows, notes, f"-{proxy}" if proxy else "")
         yield from _benchmark_blocks(str(dataset), str(model), here)
 
 
-def _main_metrics(study: Study, frame: pd.DataFrame) -> dict[str, Shown]:
-    """Return the metrics of the main table, in the order of its columns: all but those of proxies."""
-    known = set(frame["metric"])
-    return {m: shown for m, shown in shown_metrics(study).items() if m in known and not shown.proxy}
+def _rows(tables: Mapping[str, pd.DataFrame], metrics: Mapping[str, Shown]) -> list[tuple[str, list[Cell]]]:
+    """Return the arms of one data set and model, each with a cell for each metric."""
+    compared = tables["best"]
+    best = dict(zip(zip(compared["metric"], compared["arm"], strict=True), compared["best"], strict=True))
+    same = compared[~compared["distinguishable"].astype(bool)]
+    alike = set(zip(same["metric"], same["arm"], strict=True))
+    rows = []
+    over_all = tables["metrics"][tables["metrics"]["seed"] == ALL_SEEDS]
+    for arm, found in over_all.groupby("arm", sort=False):
+        by_metric = found.set_index("metric")
+        cells = []
+        for metric, shown in metrics.items():
+            is_best = best.get((metric, arm), "") == arm
+            cells.append((_cell(by_metric, metric, shown), is_best, (metric, arm) in alike and not is_best))
+        rows.append((str(arm), cells))
+    return rows
 
 
 def _benchmark_blocks(dataset: str, model: str, here: Mapping[str, pd.DataFrame]) -> Iterator[_Block]:
@@ -178,7 +189,10 @@ def _cell(rows: pd.DataFrame, metric: str, shown: Shown) -> str:
 
 def _notes(study: Study, tables: Mapping[str, pd.DataFrame], metrics: Mapping[str, Shown]) -> Iterator[str]:
     """Yield sentences on marks, trend, power and nulls."""
-    yield f"Bold: the best arm. {ALIKE}: not distinguishable from it (paired by prompt, 5 % level, Holm's correction)."
+    if any(shown.proxy for shown in metrics.values()):
+        yield "No best arm is sought here: what was trained on this scorer's word is ahead by it (figure overoptimisation)."
+    else:
+        yield f"Bold: the best arm. {ALIKE}: not distinguishable from it (paired by prompt, 5 % level, Holm's correction)."
     trend = tables["trend"]
     rows = trend[(trend["method"] + "-" + trend["selection"]) == study.figures.scaling]
     rows = rows[rows["metric"].isin([m for m, shown in metrics.items() if shown.is_merit])]
@@ -186,15 +200,14 @@ def _notes(study: Study, tables: Mapping[str, pd.DataFrame], metrics: Mapping[st
         parts = [_rise(metrics[r["metric"]], r) for _, r in rows.iterrows()]
         ns = rows["n"].iloc[0].replace(" ", ", ")
         yield f"Trend of {study.figures.scaling} for each doubling of n (n = {ns}): {'; '.join(parts)}."
-    power = tables["power"].dropna(subset="smallest")
-    if len(power):
-        medians = power.groupby("metric", sort=False)["smallest"].median()
-        parts = [f"{shown.head} {_scaled(shown, medians[m])}" for m, shown in metrics.items() if m in medians.index]
+    medians = tables["power"].dropna(subset="smallest").groupby("metric", sort=False)["smallest"].median()
+    parts = [f"{shown.head} {_scaled(shown, medians[m])}" for m, shown in metrics.items() if m in medians.index]
+    if parts:
         yield f"Smallest difference that would be found with 80 % power (median of the comparisons): {'; '.join(parts)}."
-    nulls = tables["metrics"][tables["metrics"]["seed"] == ALL_SEEDS].groupby("metric", sort=False)["nulls"].sum()
-    if nulls.sum():
-        heads = {m: shown.head for m, shown in shown_metrics(study).items()}
-        parts = [f"{heads[str(m)]} {n}" for m, n in nulls.items() if n]
+    over_all = tables["metrics"][tables["metrics"]["seed"] == ALL_SEEDS]
+    nulls = over_all.groupby("metric", sort=False)["nulls"].sum()
+    parts = [f"{shown.head} {nulls[m]}" for m, shown in metrics.items() if nulls.get(m, 0)]
+    if parts:
         yield f"Answers without a value, left out, over all arms: {'; '.join(parts)}."
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from selfcontrast import plotting, proxies, proxy_plots, tables
+from selfcontrast import evidence, main_table, plotting, proxies, proxy_plots, tables
 from selfcontrast.cells import Cell
 from selfcontrast.config import load_study, parse_study
 from selfcontrast.judge_tables import Judgements
@@ -100,6 +100,25 @@ def test_metrics_have_those_of_the_proxy_under_its_name() -> None:
     assert over_all["win_vs_target", HALF1] == 0.0
     assert over_all["win_vs_target_proxy", HALF2] == pytest.approx(0.75)  # 4 wins, 2 ties
     assert ("win_vs_sft_proxy", SFT) not in over_all
+
+
+def test_main_table_shows_the_proxy_apart_and_seeks_no_best_by_it() -> None:
+    """HALF1 is by far the best by the proxy, and the worst in truth."""
+    found = {
+        "metrics": tables.metrics_table([CELL]),
+        "best": evidence.best_table([CELL]),
+        "power": evidence.power_table([CELL]),
+        "trend": evidence.trend_table([CELL]),
+    }
+    truth, proxy = main_table.markdown(STUDY, found).split("hh, pocket: by the scorer proxy, which is not the judge")
+    assert "proxy" not in truth
+    assert f"**{0.75:.3f} " in truth
+    row = next(line for line in proxy.splitlines() if line.startswith(f"| {HALF1} "))
+    assert "5.500 [5.500, 5.500]" in row
+    assert "100.0 [100.0, 100.0] n=96" in row
+    assert not {"*", "≈"} & set(proxy)
+    assert "No best arm is sought here" in proxy
+    assert "figure overoptimisation" in main_table.latex(STUDY, found)
 
 
 def test_arms_that_saw_the_proxy_are_marked_whatever_its_scorer_is_called() -> None:
