@@ -121,7 +121,8 @@ def test_preferences_are_those_of_alpaca_evals_own_annotator(
     pytest.importorskip("alpaca_eval")
     from alpaca_eval.annotators import PairwiseAnnotator
 
-    judged = judged_by("alpaca_eval", {}, pairs(40), with_logprobs, replies)
+    alike = [Case((f"alike {i}",), ("the same",), ("the same",)) for i in range(4)]  # a draw, whatever the judge says
+    judged = judged_by("alpaca_eval", {}, pairs(40) + alike, with_logprobs, replies)
     write_formats(tmp_path, "alpaca_eval", [Entry(str(i), j) for i, j in enumerate(judged)], replies, **NAMES)
     with FaultyServer(with_logprobs) as server:
         monkeypatch.setenv("OPENAI_API_KEY", "none")
