@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from selfcontrast.metric_names import shown_metrics
-from selfcontrast.metrics._shown import Shown
+from selfcontrast.metrics._shown import Shown, units
 from selfcontrast.schema import Study
 from selfcontrast.tables import ALL_SEEDS
 
@@ -129,7 +129,7 @@ def _blocks(study: Study, tables: Mapping[str, pd.DataFrame]) -> Iterator[_Block
         n_prompts = study.datasets[str(dataset)].splits.model_dump()[study.evaluation.split]
         title = (
             f"{n_prompts} {study.evaluation.split} prompts, {len(study.seeds)} seeds, "
-            f"{study.evaluation.samples} answer(s) each; 95 % intervals over prompts and seeds"
+            f"{study.evaluation.samples} answer(s) each; 95 % intervals over {units('prompts', len(study.seeds))}"
         )
         heads = ["arm", *(shown.head for shown in metrics.values())]
         yield _Block(str(dataset), str(model), title, heads, rows, list(_notes(study, here, metrics)))
@@ -155,7 +155,8 @@ def _benchmark_blocks(dataset: str, model: str, here: Mapping[str, pd.DataFrame]
         tasks, arms = list(dict.fromkeys(part["task"])), list(dict.fromkeys(part["arm"]))
         rows = [(str(arm), [(_of_task(shown.loc[(arm, task)]), False, False) for task in tasks]) for arm in arms]
         heads = ["arm", *(f"{task} {shown.loc[(arms[0], task), 'metric']}" for task in tasks)]
-        title = f"benchmark {benchmark} by lm-evaluation-harness; 95 % intervals over questions and seeds"
+        over = units("questions", int(part["seeds"].max()))
+        title = f"benchmark {benchmark} by lm-evaluation-harness; 95 % intervals over {over}"
         yield _Block(dataset, model, title, heads, rows, [], f"-{benchmark}")
 
 

@@ -187,6 +187,13 @@ def test_markdown_marks_the_best_and_its_like() -> None:
     assert len(notes) == 3
 
 
+def test_intervals_of_one_seed_are_not_said_to_be_over_seeds() -> None:
+    one = STUDY.model_copy(update={"seeds": (0,)})
+    assert "95 % intervals over prompts and seeds" in main_table.markdown(STUDY, made())
+    for text in (main_table.markdown(one, made()), main_table.latex(one, made())):
+        assert "intervals over prompts of a single seed" in text
+
+
 def test_a_judge_has_a_column_in_percent_and_a_gap_for_the_arm_that_it_compares_with() -> None:
     judged = {arm: np.full((2, N, 1), v) for arm, v in ((DPO, 0.25), (HALF1, 0.5), (HALF2, 0.75))}
     scores = graded({SFT: 0.0, DPO: 0.001, HALF1: 0.5, HALF2: 0.502})
