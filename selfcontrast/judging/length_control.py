@@ -24,6 +24,9 @@ N_FOLDS = 5
 STRENGTHS = np.logspace(-4, 4, 10)
 """Inverse strengths of the penalty that are tried."""
 
+LEAST_WEIGHT = 1e-9
+"""Of a win or a loss that is certain."""
+
 LEAST_ARMS = 3
 """Arms whose preferences a difficulty is the mean of, at least; below, the model has no such term."""
 
@@ -99,8 +102,10 @@ def _fit(features: NDArray, share: NDArray) -> NDArray:
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold
 
-    # A preference of 0.7 is a win of weight 0.7 and a loss of weight 0.3.
+    # A preference of 0.7 is a win of weight 0.7 and a loss of weight 0.3. Neither weight may be 0 throughout: the solver drops
+    # such rows, and where a fold has no win it takes the losses for wins.
     n = len(share)
+    share = np.clip(share, LEAST_WEIGHT, 1 - LEAST_WEIGHT)
     rows, wins = np.tile(features, (2, 1)), np.repeat([1, 0], n)
     weights, group = np.concatenate([share, 1 - share]), np.tile(np.arange(n), 2)
 

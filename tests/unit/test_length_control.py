@@ -53,6 +53,18 @@ def test_where_every_verdict_is_the_same_it_is_the_rate(value: float) -> None:
     assert (found.rate, found.se, found.length_weight, found.n) == (value, 0.0, 0.0, 30)
 
 
+@pytest.mark.parametrize("n", [40, 805])
+def test_a_single_win_is_no_fifth_of_them(n: int) -> None:
+    """Where a fold has no win, or no loss, the solver must not take the one for the other; both sides are alike."""
+    rng = np.random.default_rng(0)
+    mine, baseline, share = rng.gamma(4, 200, n), rng.gamma(4, 150, n), np.zeros(n)
+    share[n // 2] = 1
+    won, lost = length_controlled(share, mine, baseline), length_controlled(1 - share, mine, baseline)
+    assert won is not None and lost is not None
+    assert won.rate < 3 / n
+    assert won.rate == pytest.approx(1 - lost.rate, abs=1e-3)
+
+
 def test_missing_preferences_take_no_part_in_the_fit() -> None:
     share, mine, baseline = preferences(quality=0.5, length=1.0)
     share[::10] = np.nan
