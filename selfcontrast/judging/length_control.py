@@ -37,7 +37,9 @@ class LengthControlled:
 
     Attributes:
         rate: between 0 and 1.
-        se: standard error of the mean prediction over prompts, as AlpacaEval gives it: the model is taken for certain.
+        se: standard error over prompts, those behind the fitted model included: that of a sum of influences (sandwich).
+        se_of_predictions: that of the mean prediction, as AlpacaEval gives it: the model is taken for certain, so that it is
+            0 where no prompt is harder than another.
         length_weight: phi; below 0 the judge prefers longer answers than the baseline's.
         n: prompts behind it.
     """
@@ -46,6 +48,7 @@ class LengthControlled:
     se: float
     length_weight: float
     n: int
+    se_of_predictions: float
 
 
 def length_controlled(
@@ -69,13 +72,30 @@ def length_controlled(
     if known.sum() < N_FOLDS:
         return None
     if np.ptp(share[known]) == 0:  # nothing that length could explain; and the solver fails where every game is lost
-        return LengthControlled(float(share[known][0]), 0.0, 0.0, int(known.sum()))
+        return LengthControlled(float(share[known][0]), 0.0, 0.0, int(known.sum()), 0.0)
     weights = _fit(features[known], share[known])
     level = features.copy()
     level[:, 0] = 0.0
-    predicted = 1 / (1 + np.exp(-level @ weights))
-    se = float(predicted.std(ddof=1) / np.sqrt(len(predicted)))
-    return LengthControlled(float(predicted.mean()), se, float(weights[0]), int(known.sum()))
+    predicted = _sigmoid(level @ weights)
+    se = _standard_error(features[known], level[known], share[known], weights)
+    of_predictions = float(predicted.std(ddof=1) / np.sqrt(len(predicted)))
+    return LengthControlled(float(predicted.mean()), se, float(weights[0]), int(known.sum()), of_predictions)
+
+
+def _sigmoid(logits: NDArray) -> NDArray:
+    return np.asarray(1 / (1 + np.exp(-logits)))
+
+
+def _standard_error(features: NDArray, level: NDArray, share: NDArray, weights: NDArray) -> float:
+    """Return the standard error of the mean prediction at ``level``, of a model fitted to ``share``, both over prompts.
+
+    A prompt moves the rate by its own prediction and, through the weights, by its residual. The penalty is left out.
+    """
+    p, q = _sigmoid(features @ weights), _sigmoid(level @ weights)
+    curvature = (features * (p * (1 - p))[:, None]).T @ features / len(p)
+    slope = (level * (q * (1 - q))[:, None]).mean(0)
+    influence = q - q.mean() + (features * (share - p)[:, None]) @ np.linalg.pinv(curvature) @ slope
+    return float(influence.std(ddof=1) / np.sqrt(len(p)))
 
 
 def difficulties(shares: NDArray) -> NDArray | None:
@@ -102,8 +122,8 @@ def _fit(features: NDArray, share: NDArray) -> NDArray:
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold
 
-    # A preference of 0.7 is a win of weight 0.7 and a loss of weight 0.3. Neither weight may be 0 throughout: the solver drops
-    # such rows, and where a fold has no win it takes the losses for wins.
+    # A preference of 0.7 is a win of weight 0.7 and a loss of weight 0.3. No weight may be 0: the solver drops such rows, and
+    # where a fold has no win it takes the losses for wins.
     n = len(share)
     share = np.clip(share, LEAST_WEIGHT, 1 - LEAST_WEIGHT)
     rows, wins = np.tile(features, (2, 1)), np.repeat([1, 0], n)

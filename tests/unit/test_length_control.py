@@ -53,6 +53,22 @@ def test_where_every_verdict_is_the_same_it_is_the_rate(value: float) -> None:
     assert (found.rate, found.se, found.length_weight, found.n) == (value, 0.0, 0.0, 30)
 
 
+@pytest.mark.parametrize("with_difficulty", [False, True])
+def test_standard_error_is_the_spread_of_simulated_studies(with_difficulty: bool) -> None:
+    """60 studies of 100 prompts: their rates scatter as their errors say, within 25 % (2.7 times 1 / sqrt(120))."""
+    rng = np.random.default_rng(3)
+    rates, errors = [], []
+    for _ in range(60):
+        delta, hard = rng.normal(0.5, 1, 100), rng.normal(0, 1, 100)
+        logit = 0.4 - 1.5 * np.tanh(delta / delta.std(ddof=1)) - (hard if with_difficulty else 0)
+        share = rng.binomial(1, 1 / (1 + np.exp(-logit))).astype(float)
+        found = length_controlled(share, np.zeros(100), 1000 * delta, -hard if with_difficulty else None)
+        assert found is not None
+        rates.append(found.rate)
+        errors.append(found.se)
+    assert np.std(rates, ddof=1) == pytest.approx(np.mean(errors), rel=0.25)
+
+
 @pytest.mark.parametrize("n", [40, 805])
 def test_a_single_win_is_no_fifth_of_them(n: int) -> None:
     """Where a fold has no win, or no loss, the solver must not take the one for the other; both sides are alike."""
@@ -127,4 +143,4 @@ def test_agrees_with_alpaca_eval(seed: int, tmp_path: Path, monkeypatch: pytest.
     ours = length_controlled(share, mine, baseline, hard)
     assert ours is not None
     assert 100 * ours.rate == pytest.approx(theirs["length_controlled_winrate"], abs=1e-6)
-    assert 100 * ours.se == pytest.approx(theirs["lc_standard_error"], abs=1e-6)
+    assert 100 * ours.se_of_predictions == pytest.approx(theirs["lc_standard_error"], abs=1e-6)
