@@ -12,6 +12,7 @@ ours are estimated from the other arms of the study, so that these rates compare
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,11 @@ class LengthControlled:
 
 
 def length_controlled(
-    share: NDArray, n_chars: NDArray, n_chars_baseline: NDArray, difficulty: NDArray | None = None
+    share: NDArray,
+    n_chars: NDArray,
+    n_chars_baseline: NDArray,
+    difficulty: NDArray | None = None,
+    prompts: Sequence[Hashable] | None = None,
 ) -> LengthControlled | None:
     """Return the win rate at equal length; None for fewer prompts than folds.
 
@@ -61,6 +66,7 @@ def length_controlled(
         n_chars: characters of the arm's answers.
         n_chars_baseline: characters of the baseline's.
         difficulty: of each prompt, on any scale around 0, from others than this arm.
+        prompts: of each preference, where a prompt has several; they are not taken for independent.
     """
     delta = (n_chars_baseline - n_chars).astype(float)
     spread = delta.std(ddof=1) if len(delta) > 1 else 0.0
@@ -77,7 +83,8 @@ def length_controlled(
     level = features.copy()
     level[:, 0] = 0.0
     predicted = _sigmoid(level @ weights)
-    se = _standard_error(features[known], level[known], share[known], weights)
+    owner = np.unique(np.arange(len(share)) if prompts is None else np.array(prompts), return_inverse=True)[1]
+    se = _standard_error(features[known], level[known], share[known], weights, owner[known])
     of_predictions = float(predicted.std(ddof=1) / np.sqrt(len(predicted)))
     return LengthControlled(float(predicted.mean()), se, float(weights[0]), int(known.sum()), of_predictions)
 
@@ -86,7 +93,7 @@ def _sigmoid(logits: NDArray) -> NDArray:
     return np.asarray(1 / (1 + np.exp(-logits)))
 
 
-def _standard_error(features: NDArray, level: NDArray, share: NDArray, weights: NDArray) -> float:
+def _standard_error(features: NDArray, level: NDArray, share: NDArray, weights: NDArray, owner: NDArray) -> float:
     """Return the standard error of the mean prediction at ``level``, of a model fitted to ``share``, both over prompts.
 
     A prompt moves the rate by its own prediction and, through the weights, by its residual. The penalty is left out.
@@ -95,7 +102,8 @@ def _standard_error(features: NDArray, level: NDArray, share: NDArray, weights: 
     curvature = (features * (p * (1 - p))[:, None]).T @ features / len(p)
     slope = (level * (q * (1 - q))[:, None]).mean(0)
     influence = q - q.mean() + (features * (share - p)[:, None]) @ np.linalg.pinv(curvature) @ slope
-    return float(influence.std(ddof=1) / np.sqrt(len(p)))
+    sums = np.bincount(owner, weights=influence)[np.unique(owner)]
+    return float(np.sqrt(len(sums) / max(len(sums) - 1, 1) * (sums**2).sum()) / len(p))
 
 
 def difficulties(shares: NDArray) -> NDArray | None:

@@ -240,6 +240,16 @@ def test_summary_is_the_mean_with_the_standard_error_of_a_mean() -> None:
     assert s.se == pytest.approx(math.sqrt(0.22916666666666666 / 4))
 
 
+def test_answers_to_one_prompt_are_not_independent() -> None:
+    """Two prompts, each won or lost by all four answers: as two values of 1 and 0, 0.7071 / sqrt(2); not 0.19."""
+    scores = [Score(1.0)] * 4 + [Score(0.0)] * 4
+    clustered = summarise(scores, ["a"] * 4 + ["b"] * 4)
+    assert (clustered.value, clustered.n) == (0.5, 8)
+    assert clustered.se == pytest.approx(0.5)
+    assert summarise(scores).se == pytest.approx(0.18898, abs=1e-5)
+    assert math.isnan(summarise(scores, ["a"] * 8).se)
+
+
 def test_summary_of_nothing_is_no_number() -> None:
     s = summarise([Score(None)])
     assert math.isnan(s.value)

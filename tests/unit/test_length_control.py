@@ -69,6 +69,14 @@ def test_standard_error_is_the_spread_of_simulated_studies(with_difficulty: bool
     assert np.std(rates, ddof=1) == pytest.approx(np.mean(errors), rel=0.25)
 
 
+def test_preferences_that_are_there_twice_are_no_more_evidence() -> None:
+    share, mine, baseline = preferences(quality=0.3, length=1.0, n=100)
+    once = length_controlled(share, mine, baseline)
+    twice = length_controlled(*(np.repeat(x, 2) for x in (share, mine, baseline)), prompts=list(np.arange(200) // 2))
+    assert once is not None and twice is not None
+    assert twice.se == pytest.approx(once.se, rel=0.02)
+
+
 @pytest.mark.parametrize("n", [40, 805])
 def test_a_single_win_is_no_fifth_of_them(n: int) -> None:
     """Where a fold has no win, or no loss, the solver must not take the one for the other; both sides are alike."""
