@@ -169,6 +169,11 @@ def test_second_turn_sees_the_whole_dialogue_and_references_where_they_belong() 
     assert [g.template.name for g in plain] == ["single-v1", "single-v1-multi-turn"]
 
 
+def test_a_third_turn_is_told_and_not_left_unrated() -> None:
+    with pytest.raises(InputError, match="two turns"):
+        mt_bench.games(Case(("a", "b", "c"), ("d", "e", "f")), mt_bench.Params())
+
+
 def test_reference_that_is_missing_is_told() -> None:
     with pytest.raises(InputError, match="category coding has no reference answer"):
         mt_bench.games(Case(("q1", "q2"), ("a1", "a2"), category="coding"), mt_bench.Params())
