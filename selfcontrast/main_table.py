@@ -182,7 +182,7 @@ def _notes(study: Study, tables: Mapping[str, pd.DataFrame], metrics: Mapping[st
     yield f"Bold: the best arm. {ALIKE}: not distinguishable from it (paired by prompt, 5 % level, Holm's correction)."
     trend = tables["trend"]
     rows = trend[(trend["method"] + "-" + trend["selection"]) == study.figures.scaling]
-    rows = rows[rows["metric"].isin([m for m, shown in metrics.items() if shown.is_merit])]
+    rows = rows[rows["metric"].isin([m for m, shown in metrics.items() if shown.is_merit]) & rows["low"].notna()]
     if len(rows):
         parts = [_rise(metrics[r["metric"]], r) for _, r in rows.iterrows()]
         ns = rows["n"].iloc[0].replace(" ", ", ")
