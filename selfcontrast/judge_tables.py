@@ -20,8 +20,8 @@ class Judgements:
     """What a judge says of the arms of one data set and model.
 
     Attributes:
-        values: mean over the judged samples of a prompt, ``(seeds, prompts, 1)``, by arm. Prompts that lack a score in any
-            arm or seed are left out of all of them, so that differences stay paired.
+        values: of each judged answer, ``(seeds, prompts, samples)``, by arm. Prompts that lack a score in any arm or seed are
+            left out of all of them, so that differences stay paired.
         resamples: bootstrap draws over those prompts.
         left_out: number of prompts that are left out.
     """
@@ -45,7 +45,7 @@ def read_judgements(study: Study, layout: Layout, arms: Sequence[str], judge: st
         return Judgements({}, None, len(prompts))
     judged = [a for a in arms if (a, study.seeds[0]) in found]
     values = {
-        a: np.array([[[np.mean([v for v in found[a, s][p] if v is not None])] for p in whole] for s in study.seeds])
+        a: np.array([[found[a, s][p] for p in whole] for s in study.seeds], dtype=float)  # in the order of the samples
         for a in judged
     }
     seed = derive_seed(study.seed, "bootstrap", layout.dataset, layout.model, "judge", judge)

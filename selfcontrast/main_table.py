@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from selfcontrast.metric_names import shown_metrics
-from selfcontrast.metrics._shown import Shown
+from selfcontrast.metrics._shown import Shown, units
 from selfcontrast.schema import Study
 from selfcontrast.tables import ALL_SEEDS
 
@@ -124,7 +124,7 @@ def _blocks(study: Study, tables: Mapping[str, pd.DataFrame]) -> Iterator[_Block
         n_prompts = study.datasets[str(dataset)].splits.model_dump()[study.evaluation.split]
         title = (
             f"{n_prompts} {study.evaluation.split} prompts, {len(study.seeds)} seeds, "
-            f"{study.evaluation.samples} answer(s) each; 95 % intervals over prompts and seeds"
+            f"{study.evaluation.samples} answer(s) each; 95 % intervals over {units('prompts', len(study.seeds))}"
         )
         for proxy in proxies:
             metrics = {m: s for m, s in shown.items() if s.proxy == proxy}
@@ -166,7 +166,8 @@ def _benchmark_blocks(dataset: str, model: str, here: Mapping[str, pd.DataFrame]
         tasks, arms = list(dict.fromkeys(part["task"])), list(dict.fromkeys(part["arm"]))
         rows = [(str(arm), [(_of_task(shown.loc[(arm, task)]), False, False) for task in tasks]) for arm in arms]
         heads = ["arm", *(f"{task} {shown.loc[(arms[0], task), 'metric']}" for task in tasks)]
-        title = f"benchmark {benchmark} by lm-evaluation-harness; 95 % intervals over questions and seeds"
+        over = units("questions", int(part["seeds"].max()))
+        title = f"benchmark {benchmark} by lm-evaluation-harness; 95 % intervals over {over}"
         yield _Block(dataset, model, title, heads, rows, [], f"-{benchmark}")
 
 
@@ -195,7 +196,7 @@ def _notes(study: Study, tables: Mapping[str, pd.DataFrame], metrics: Mapping[st
         yield f"Bold: the best arm. {ALIKE}: not distinguishable from it (paired by prompt, 5 % level, Holm's correction)."
     trend = tables["trend"]
     rows = trend[(trend["method"] + "-" + trend["selection"]) == study.figures.scaling]
-    rows = rows[rows["metric"].isin([m for m, shown in metrics.items() if shown.is_merit])]
+    rows = rows[rows["metric"].isin([m for m, shown in metrics.items() if shown.is_merit]) & rows["low"].notna()]
     if len(rows):
         parts = [_rise(metrics[r["metric"]], r) for _, r in rows.iterrows()]
         ns = rows["n"].iloc[0].replace(" ", ", ")

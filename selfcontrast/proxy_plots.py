@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from selfcontrast.metrics._shown import units
 from selfcontrast.plotting import CURVE, LINES, Tables, method_name, note
 from selfcontrast.schema import Study
 
@@ -49,7 +50,7 @@ def overoptimisation(study: Study, tables: Tables) -> Figure:
     handles += [ring] if frame["by_proxy"].astype(bool).any() else []
     figure.legend(handles=handles, loc="outside upper center", ncols=min(3, len(handles)))
     right = [f"{r['reward_model']} {100 * r['held_out_accuracy']:.1f} %" for _, r in rewards.iterrows()]
-    text = "Bars: 95 % over prompts and seeds."
+    text = f"Bars: 95 % over {units('prompts', len(study.seeds))}."
     note(figure, f"{text} Held-out pairs in the right order: {', '.join(right)}" if right else text)
     return figure
 

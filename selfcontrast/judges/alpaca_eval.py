@@ -95,8 +95,11 @@ def is_switched(instruction: str) -> bool:
 def read(reply: Reply, game: Game, params: Params) -> float | None:
     """Return the probability that the judged answer is the better one; None if the first token is likely something else.
 
-    A name that is not among the likeliest tokens has probability 0; if neither is there, there is no verdict.
+    A name that is not among the likeliest tokens has probability 0; if neither is there, there is no verdict. Equal answers
+    are a draw, as in alpaca-eval: shown in one order only, they would be told apart by their places.
     """
+    if game.values["output_1"] == game.values["output_2"]:
+        return 0.5
     shares = {FIRST: 0.0, SECOND: 0.0}
     for token, logprob in (reply.first_logprobs or {}).items():
         name = token.strip() if params.strip_tokens else token

@@ -78,6 +78,13 @@ def games(case: Case, params: Params) -> list[Game]:
     answers = [a for a in case.answers if a is not None]
     if len(answers) < len(case.turns):
         return []
+    if len(case.turns) > 2:
+        raise InputError(
+            "MT-Bench rates two turns, and no more",
+            expected="one or two turns in each question",
+            found=f"{len(case.turns)} turns, of which the first is: {case.turns[0][:80]}",
+            remedy="cut the questions down to two turns",
+        )
     found = _templates(params.prompts_file)
     beside = "math-" if case.category in REFERENCED else ""
     if beside and len(case.references) != len(case.turns):

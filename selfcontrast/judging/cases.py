@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,17 +113,24 @@ class Summary:
     nulls: int
 
 
-def summarise(scores: Sequence[Score]) -> Summary:
-    """Return the mean of the scores, NaN if there is none, and its standard error, NaN if there are fewer than two.
+def summarise(scores: Sequence[Score], prompts: Sequence[Hashable] | None = None) -> Summary:
+    """Return the mean of the scores, NaN if there is none, and its standard error, NaN if there are fewer than two prompts.
 
-    The error is that of a ratio of sums over cases (linearised): games over one case are not taken for independent. With
-    equal weights it is the standard error of a mean.
+    The error is that of a ratio of sums over prompts (linearised): games over one case, and answers to one prompt, are not
+    taken for independent. With equal weights and one answer to each prompt it is the standard error of a mean.
+
+    Args:
+        prompts: of each score; by default each has its own.
     """
-    there = [(s.value, s.weight) for s in scores if s.value is not None]
-    n, total = len(there), sum(w for _, w in there)
+    owners = range(len(scores)) if prompts is None else prompts
+    there = [(s.value, s.weight, p) for s, p in zip(scores, owners, strict=True) if s.value is not None]
+    n, total = len(there), sum(w for _, w, _ in there)
     if n == 0:
         return Summary(math.nan, math.nan, 0, len(scores))
-    value = sum(v * w for v, w in there) / total
-    squares = sum((w * (v - value)) ** 2 for v, w in there)
-    se = math.sqrt(n / (n - 1) * squares) / total if n > 1 else math.nan
+    value = sum(v * w for v, w, _ in there) / total
+    sums: dict[Hashable, float] = {}
+    for v, w, prompt in there:
+        sums[prompt] = sums.get(prompt, 0.0) + w * (v - value)
+    n_prompts, squares = len(sums), sum(x**2 for x in sums.values())
+    se = math.sqrt(n_prompts / (n_prompts - 1) * squares) / total if n_prompts > 1 else math.nan
     return Summary(value, se, n, len(scores) - n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,13 @@ def _fastchat_id(question_id: str) -> int | str:
 def _choice(replies: Replies, keys: tuple[tuple[str, ...], ...]) -> Any:
     """Return the first choice of the first reply, None where there is none."""
     first = next((key for row in keys for key in row), None)
-    return replies.raw(first)["choices"][0] if first is not None and first in replies else None
+    return _first_choice(replies, first) if first is not None and first in replies else None
+
+
+def _first_choice(replies: Replies, key: str) -> Any:
+    """Return what a file can hold of the first choice: half a surrogate pair, of an emoji that was cut, becomes `?`."""
+    choice = replies.raw(key)["choices"][0]
+    return json.loads(json.dumps(choice, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _mt_bench_rows(entry: Entry, replies: Replies, *, generator: str, judge: str) -> list[dict[str, Any]]:
@@ -148,4 +155,4 @@ _LABELS = {2.0: "A>>B", 1.0: "A>B", 0.0: "A=B", -1.0: "B>A", -2.0: "B>>A"}
 
 
 def _text(replies: Replies, key: str) -> str | None:
-    return replies.raw(key)["choices"][0]["message"].get("content") if key in replies else None
+    return _first_choice(replies, key)["message"].get("content") if key in replies else None

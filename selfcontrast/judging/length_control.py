@@ -12,6 +12,7 @@ ours are estimated from the other arms of the study, so that these rates compare
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ N_FOLDS = 5
 STRENGTHS = np.logspace(-4, 4, 10)
 """Inverse strengths of the penalty that are tried."""
 
+LEAST_WEIGHT = 1e-9
+"""Of a win or a loss that is certain."""
+
 LEAST_ARMS = 3
 """Arms whose preferences a difficulty is the mean of, at least; below, the model has no such term."""
 
@@ -34,7 +38,9 @@ class LengthControlled:
 
     Attributes:
         rate: between 0 and 1.
-        se: standard error of the mean prediction over prompts, as AlpacaEval gives it: the model is taken for certain.
+        se: standard error over prompts, those behind the fitted model included: that of a sum of influences (sandwich).
+        se_of_predictions: that of the mean prediction, as AlpacaEval gives it: the model is taken for certain, so that it is
+            0 where no prompt is harder than another.
         length_weight: phi; below 0 the judge prefers longer answers than the baseline's.
         n: prompts behind it.
     """
@@ -43,10 +49,15 @@ class LengthControlled:
     se: float
     length_weight: float
     n: int
+    se_of_predictions: float
 
 
 def length_controlled(
-    share: NDArray, n_chars: NDArray, n_chars_baseline: NDArray, difficulty: NDArray | None = None
+    share: NDArray,
+    n_chars: NDArray,
+    n_chars_baseline: NDArray,
+    difficulty: NDArray | None = None,
+    prompts: Sequence[Hashable] | None = None,
 ) -> LengthControlled | None:
     """Return the win rate at equal length; None for fewer prompts than folds.
 
@@ -55,6 +66,7 @@ def length_controlled(
         n_chars: characters of the arm's answers.
         n_chars_baseline: characters of the baseline's.
         difficulty: of each prompt, on any scale around 0, from others than this arm.
+        prompts: of each preference, where a prompt has several; they are not taken for independent.
     """
     delta = (n_chars_baseline - n_chars).astype(float)
     spread = delta.std(ddof=1) if len(delta) > 1 else 0.0
@@ -66,13 +78,32 @@ def length_controlled(
     if known.sum() < N_FOLDS:
         return None
     if np.ptp(share[known]) == 0:  # nothing that length could explain; and the solver fails where every game is lost
-        return LengthControlled(float(share[known][0]), 0.0, 0.0, int(known.sum()))
+        return LengthControlled(float(share[known][0]), 0.0, 0.0, int(known.sum()), 0.0)
     weights = _fit(features[known], share[known])
     level = features.copy()
     level[:, 0] = 0.0
-    predicted = 1 / (1 + np.exp(-level @ weights))
-    se = float(predicted.std(ddof=1) / np.sqrt(len(predicted)))
-    return LengthControlled(float(predicted.mean()), se, float(weights[0]), int(known.sum()))
+    predicted = _sigmoid(level @ weights)
+    owner = np.unique(np.arange(len(share)) if prompts is None else np.array(prompts), return_inverse=True)[1]
+    se = _standard_error(features[known], level[known], share[known], weights, owner[known])
+    of_predictions = float(predicted.std(ddof=1) / np.sqrt(len(predicted)))
+    return LengthControlled(float(predicted.mean()), se, float(weights[0]), int(known.sum()), of_predictions)
+
+
+def _sigmoid(logits: NDArray) -> NDArray:
+    return np.asarray(1 / (1 + np.exp(-logits)))
+
+
+def _standard_error(features: NDArray, level: NDArray, share: NDArray, weights: NDArray, owner: NDArray) -> float:
+    """Return the standard error of the mean prediction at ``level``, of a model fitted to ``share``, both over prompts.
+
+    A prompt moves the rate by its own prediction and, through the weights, by its residual. The penalty is left out.
+    """
+    p, q = _sigmoid(features @ weights), _sigmoid(level @ weights)
+    curvature = (features * (p * (1 - p))[:, None]).T @ features / len(p)
+    slope = (level * (q * (1 - q))[:, None]).mean(0)
+    influence = q - q.mean() + (features * (share - p)[:, None]) @ np.linalg.pinv(curvature) @ slope
+    sums = np.bincount(owner, weights=influence)[np.unique(owner)]
+    return float(np.sqrt(len(sums) / max(len(sums) - 1, 1) * (sums**2).sum()) / len(p))
 
 
 def difficulties(shares: NDArray) -> NDArray | None:
@@ -99,8 +130,10 @@ def _fit(features: NDArray, share: NDArray) -> NDArray:
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold
 
-    # A preference of 0.7 is a win of weight 0.7 and a loss of weight 0.3.
+    # A preference of 0.7 is a win of weight 0.7 and a loss of weight 0.3. No weight may be 0: the solver drops such rows, and
+    # where a fold has no win it takes the losses for wins.
     n = len(share)
+    share = np.clip(share, LEAST_WEIGHT, 1 - LEAST_WEIGHT)
     rows, wins = np.tile(features, (2, 1)), np.repeat([1, 0], n)
     weights, group = np.concatenate([share, 1 - share]), np.tile(np.arange(n), 2)
 

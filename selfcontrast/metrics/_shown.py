@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Shown:
         return 100.0 if self.is_rate else 1.0
 
     def interval(self, value: float, low: float, high: float) -> str:
-        """Return a value with its interval, as it is shown."""
-        v, lo, hi = (f"{self.factor * x:.{self.decimals}f}" for x in (value, low, high))
+        """Return a value with its interval, as it is shown; question marks for ends that are not known (NaN)."""
+        v, lo, hi = ("?" if isnan(x) else f"{self.factor * x:.{self.decimals}f}" for x in (value, low, high))
         return f"{v} [{lo}, {hi}]"
+
+
+def units(what: str, n_seeds: int) -> str:
+    """Return what an interval is over: of one seed it is about that training, and says nothing of others."""
+    return f"{what} and seeds" if n_seeds > 1 else f"{what} of a single seed"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from selfcontrast.main_table import ALIKE
 from selfcontrast.metric_names import HEADLINE
-from selfcontrast.metrics._shown import Shown
+from selfcontrast.metrics._shown import Shown, units
 from selfcontrast.plotting import selection_label
 from selfcontrast.reporting import charts, diagnostic_charts
 from selfcontrast.reporting.blocks import Block, Chart, Section, Table, Text, mark, table_of
@@ -20,8 +20,9 @@ def headline(material: Material) -> Section:
     """Return the main table, the sentence that it comes to, and every arm as a dot."""
     study = material.study
     lead = (
-        "Every arm on the same held-out prompts, with 95 % intervals over prompts and training seeds. Bold: the best arm "
-        f"of a metric; {ALIKE}: not distinguishable from it (paired by prompt, 5 % level, Holm's correction). n: answers."
+        f"Every arm on the same held-out prompts, with 95 % intervals over {units('prompts', len(study.seeds))}. Bold: the "
+        f"best arm of a metric; {ALIKE}: not distinguishable from it (paired by prompt, 5 % level, Holm's correction). "
+        "n: answers."
     )
     blocks: list[Block] = [
         Text(f"best-{i}", "", sentence)

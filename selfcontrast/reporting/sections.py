@@ -153,7 +153,7 @@ def negatives(material: Material) -> Section:
         if len(bars) and "count" in bars:
             for selection, part in bars.groupby("selection", sort=False):
                 title = f"{material.prefix(cell)}{selection}"
-                note = f"Similarity to the target; {_false_share(material, cell, str(selection))}first seed."
+                note = f"Similarity to the target; {_false_share(material, cell, str(selection))}curves: first seed."
                 figure = diagnostic_charts.histograms(part, str(part["scorer"].iloc[0]))
                 blocks.append(Chart(f"histogram-{cell[0]}-{cell[1]}-{selection}", title, note, figure))
         rows = material.part("gradient", cell)
@@ -190,7 +190,7 @@ def _false_share(material: Material, cell: tuple[str, str], selection: str) -> s
     false, pool = (
         100 * float((rows[c] * rows["negatives"]).sum()) / total for c in ("false_negatives", "false_in_pool")
     )
-    return f"{false:.1f} % of the negatives are as good as the target (pool {pool:.1f} %), n = {total}; "
+    return f"{false:.1f} % of the negatives are as good as the target (pool {pool:.1f} %), n = {total} over all n and seeds; "
 
 
 def training(material: Material) -> Section:

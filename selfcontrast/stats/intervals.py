@@ -83,7 +83,7 @@ def mean_interval(values: NDArray) -> Estimate:
     if not known.any():
         return Estimate(np.nan, np.nan, np.nan)
     value, spread = float(values[known].mean()), spread_of_mean(values)
-    half = spread.se * float(special.stdtrit(max(spread.df, 1.0), (1 + LEVEL) / 2)) if spread.se > 0 else 0.0
+    half = 0.0 if spread.se == 0 else spread.se * float(special.stdtrit(max(spread.df, 1.0), (1 + LEVEL) / 2))
     return Estimate(value, value - half, value + half)
 
 
@@ -99,7 +99,9 @@ AT_ONCE = 64
 def compare_all(differences: NDArray, resamples: Resamples) -> list[tuple[Estimate, float]]:
     """Return mean, 95 % interval and two-sided p-value of no difference for each of ``(k, seeds, prompts)``.
 
-    The p-value is twice the share of the stretched draws on the far side of zero; it cannot be below 2 / (resamples + 1).
+    The p-value is twice the share of the stretched draws on the far side of zero. Where no draw is, it is that of Student's
+    t, and at most 2 / (resamples + 1): a floor there would leave nothing significant after Holm's correction of many
+    comparisons. What has fewer than two prompts with a value for every seed has neither an interval nor a p-value (NaN).
     """
     found = []
     for start in range(0, len(differences), AT_ONCE):
@@ -115,8 +117,10 @@ def _of_draws(values: NDArray, draws: NDArray) -> tuple[Estimate, float]:
     value = float(values[known].mean())
     draws = draws[~np.isnan(draws)]
     spread, sd = spread_of_mean(values), float(draws.std())
-    if not spread.se > 0:
-        return Estimate(value, value, value), 1.0 if value == 0 else _p(0, len(draws))
+    if np.isnan(spread.se):
+        return Estimate(value, np.nan, np.nan), np.nan
+    if spread.se == 0:  # every prompt says the same: what is left is the sign test
+        return Estimate(value, value, value), 1.0 if value == 0 else 2.0 ** (1 - int(known.any(0).sum()))
     # Without differences between prompts there is no shape but that of Student's t.
     shape = (draws - draws.mean()) / sd if sd > 0 else special.ndtri((np.arange(len(draws)) + 0.5) / len(draws))
     df = max(spread.df, 1.0)
@@ -124,12 +128,11 @@ def _of_draws(values: NDArray, draws: NDArray) -> tuple[Estimate, float]:
     ends = np.quantile(shape, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = (value + spread.se * _t_of_normal(end, df) for end in ends)
     zero = _normal_of_t(-value / spread.se, df)
-    beyond = min((shape <= zero).sum(), (shape >= zero).sum())
-    return Estimate(value, low, high), _p(int(beyond), len(draws))
-
-
-def _p(n_beyond: int, n_resamples: int) -> float:
-    return min(1.0, 2 * (1 + n_beyond) / (n_resamples + 1))
+    n_beyond = int(min((shape <= zero).sum(), (shape >= zero).sum()))
+    p = min(1.0, 2 * (1 + n_beyond) / (len(draws) + 1))
+    if n_beyond == 0:
+        p = min(p, 2 * float(special.stdtr(df, -abs(value) / spread.se)))
+    return Estimate(value, low, high), p
 
 
 def _t_of_normal(z: float, df: float) -> float:

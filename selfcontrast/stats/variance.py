@@ -83,10 +83,11 @@ def split_variance(values: NDArray) -> Components:
 def spread_of_mean(values: NDArray) -> Spread:
     """Return the standard error of the mean of ``values`` ``(seeds, prompts)``, NaN being no value.
 
-    The mean squares are those of the prompts that every seed has, the number of prompts that of all values.
+    The mean squares are those of the prompts that every seed has, the number of prompts that of all values. It is NaN for
+    fewer than two such prompts: one says nothing of how prompts differ.
     """
     complete = _complete(values[:, :, None])[:, :, 0]
-    if not complete.size:
+    if complete.shape[1] < 2:
         return Spread(math.nan, math.nan)
     n_seeds, n_prompts = complete.shape
     of_seeds, of_prompts, crossed = _mean_squares(complete)

@@ -178,7 +178,7 @@ def _write_summary(step: cli.Step, parts: Contests, module: ModuleType, params: 
     controlled = _length_controlled(parts) if module.COMPARES else {}
     for c, judged in parts:
         head = [c.dataset, c.model, c.arm, str(c.seed)]
-        s = summarise([j.score for j in judged])
+        s = summarise([j.score for j in judged], [prompt for prompt, _ in c.ids])
         lines.append("\t".join([*head, "score", f"{s.value:.6g}", f"{s.se:.6g}", str(s.n), str(s.nulls)]))
         for figure, value in module.details(judged, params).items():
             lines.append("\t".join([*head, figure, f"{value:.6g}", "", str(s.n), str(s.nulls)]))
@@ -209,7 +209,10 @@ def _length_controlled(parts: Contests) -> dict[str, Any]:
             chars = np.array(
                 [[len(t or "") for t in (j.case.answers[-1], (j.case.opponents or (None,))[-1])] for j in judged]
             )
-            found[c.name] = length_controlled(shares[i], chars[:, 0], chars[:, 1], None if hard is None else hard[i])
+            prompts = [prompt for prompt, _ in c.ids]
+            found[c.name] = length_controlled(
+                shares[i], chars[:, 0], chars[:, 1], None if hard is None else hard[i], prompts
+            )
     return found
 
 

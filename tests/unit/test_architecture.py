@@ -57,8 +57,8 @@ IMPORTERS = {
     "sentence_transformers": {"scorers.cosine"},
     "huggingface_hub": {"hub", "planning.shapes", "exporting.push"},
     "pyarrow": {"parquet", "joins", "datasets._records", "sorting", "exporting.preferences"},
-    "statsmodels": {"stats.intervals", "stats.power"},
-    "scipy": {"stats.intervals", "stats.trend", "linting.across"},
+    "statsmodels": {"stats.intervals"},
+    "scipy": {"stats.intervals", "stats.power", "stats.trend", "linting.across"},
     "pandas": {
         *("tables", "evidence", "main_table", "proxies", "plotting", "diagnostic_plots", "proxy_plots"),
         *("harness.tables", "steps.figures"),

@@ -444,6 +444,10 @@ def test_main_table_has_a_block_for_each_benchmark(table: Callable[[], Any]) -> 
     (block,) = main_table._benchmark_blocks("hh", "pocket", here)
     assert block.heads == ["arm", "winogrande acc"]
     assert dict(block.rows)["dpo-annotated-n1"] == [("1.000 [1.000, 1.000] n=4", False, False)]
+    assert block.title.endswith("95 % intervals over questions and seeds")
+    one_seed = {"benchmarks": here["benchmarks"].assign(seeds=1)}
+    (block,) = main_table._benchmark_blocks("hh", "pocket", one_seed)
+    assert block.title.endswith("95 % intervals over questions of a single seed")
     assert list(main_table._benchmark_blocks("hh", "pocket", {})) == []
 
 

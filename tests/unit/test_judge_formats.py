@@ -121,7 +121,8 @@ def test_preferences_are_those_of_alpaca_evals_own_annotator(
     pytest.importorskip("alpaca_eval")
     from alpaca_eval.annotators import PairwiseAnnotator
 
-    judged = judged_by("alpaca_eval", {}, pairs(40), with_logprobs, replies)
+    alike = [Case((f"alike {i}",), ("the same",), ("the same",)) for i in range(4)]  # a draw, whatever the judge says
+    judged = judged_by("alpaca_eval", {}, pairs(40) + alike, with_logprobs, replies)
     write_formats(tmp_path, "alpaca_eval", [Entry(str(i), j) for i, j in enumerate(judged)], replies, **NAMES)
     with FaultyServer(with_logprobs) as server:
         monkeypatch.setenv("OPENAI_API_KEY", "none")
@@ -135,6 +136,18 @@ def test_preferences_are_those_of_alpaca_evals_own_annotator(
     for j in judged:
         assert j.score.value is not None
         assert found[j.case.turns[0]] == pytest.approx(1 + j.score.value, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["pairwise", "arena_hard"])
+def test_half_an_emoji_in_a_reply_does_not_end_the_job(kind: str, replies: Replies, tmp_path: Path) -> None:
+    """A reply that was cut inside a surrogate pair is valid JSON and no valid text; it is paid, and stays as it came."""
+    module = plugins.load("judges", kind)
+    said = "\ud83d [[A>B]] [[A]]"
+    judged = judged_by(kind, {}, pairs(2), lambda body: completion(said), replies)
+    write_formats(tmp_path, module.FILES, [Entry(str(i), j) for i, j in enumerate(judged)], replies, **NAMES)
+    assert replies.raw(judged[0].keys[0][0])["choices"][0]["message"]["content"] == said
+    written = "".join(path.read_text(encoding="utf-8") for path in sorted(tmp_path.glob("a*.json*")))
+    assert "? [[A>B]]" in written
 
 
 # Arena-Hard

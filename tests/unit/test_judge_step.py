@@ -241,6 +241,21 @@ def test_judgements_become_a_metric_over_the_prompts_that_all_arms_have(run, roo
     assert found.resamples.prompts.shape == (study.evaluation.bootstrap, 5)
 
 
+def test_every_judged_answer_counts_as_one(root: Path) -> None:
+    """Two samples of a prompt are two answers: they are n, and they tell samples from prompts in the split of variance."""
+    from selfcontrast.config import load_study
+
+    keys = [(arm, s, p, k) for arm in ("dpo-all-n1", "spin-all-n1") for s in (0, 1) for p in PROMPTS for k in (0, 1)]
+    arms, seeds, prompts, samples = (list(c) for c in zip(*keys, strict=True))
+    columns = {"dataset": ["hh"] * 48, "model": ["pocket"] * 48, "arm": arms, "seed": seeds, "prompt_id": prompts}
+    folder = root / "judges" / "one"
+    artifacts.write_table(folder / "judgements.parquet", {**columns, "value": [float(k) for k in samples]})
+    write_manifest(folder)
+    found = read_judgements(load_study("smoke"), Layout(root, "hh", "pocket"), ["dpo-all-n1"], "one")
+    assert found.values["dpo-all-n1"].shape == (2, 6, 2)
+    assert found.values["dpo-all-n1"][0, 0].tolist() == [0, 1]
+
+
 def test_dialogue_is_shown_with_its_speakers() -> None:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     assert conversation(turns) == "Human: a\n\nAssistant: b\n\nHuman: c"

@@ -169,6 +169,11 @@ def test_second_turn_sees_the_whole_dialogue_and_references_where_they_belong() 
     assert [g.template.name for g in plain] == ["single-v1", "single-v1-multi-turn"]
 
 
+def test_a_third_turn_is_told_and_not_left_unrated() -> None:
+    with pytest.raises(InputError, match="two turns"):
+        mt_bench.games(Case(("a", "b", "c"), ("d", "e", "f")), mt_bench.Params())
+
+
 def test_reference_that_is_missing_is_told() -> None:
     with pytest.raises(InputError, match="category coding has no reference answer"):
         mt_bench.games(Case(("q1", "q2"), ("a1", "a2"), category="coding"), mt_bench.Params())
@@ -238,6 +243,16 @@ def test_summary_is_the_mean_with_the_standard_error_of_a_mean() -> None:
     s = summarise([Score(0.0), Score(1.0), Score(None), Score(1.0), Score(0.5)])
     assert (s.value, s.n, s.nulls) == (0.625, 4, 1)
     assert s.se == pytest.approx(math.sqrt(0.22916666666666666 / 4))
+
+
+def test_answers_to_one_prompt_are_not_independent() -> None:
+    """Two prompts, each won or lost by all four answers: as two values of 1 and 0, 0.7071 / sqrt(2); not 0.19."""
+    scores = [Score(1.0)] * 4 + [Score(0.0)] * 4
+    clustered = summarise(scores, ["a"] * 4 + ["b"] * 4)
+    assert (clustered.value, clustered.n) == (0.5, 8)
+    assert clustered.se == pytest.approx(0.5)
+    assert summarise(scores).se == pytest.approx(0.18898, abs=1e-5)
+    assert math.isnan(summarise(scores, ["a"] * 8).se)
 
 
 def test_summary_of_nothing_is_no_number() -> None:

@@ -53,6 +53,42 @@ def test_where_every_verdict_is_the_same_it_is_the_rate(value: float) -> None:
     assert (found.rate, found.se, found.length_weight, found.n) == (value, 0.0, 0.0, 30)
 
 
+@pytest.mark.parametrize("with_difficulty", [False, True])
+def test_standard_error_is_the_spread_of_simulated_studies(with_difficulty: bool) -> None:
+    """60 studies of 100 prompts: their rates scatter as their errors say, within 25 % (2.7 times 1 / sqrt(120))."""
+    rng = np.random.default_rng(3)
+    rates, errors = [], []
+    for _ in range(60):
+        delta, hard = rng.normal(0.5, 1, 100), rng.normal(0, 1, 100)
+        logit = 0.4 - 1.5 * np.tanh(delta / delta.std(ddof=1)) - (hard if with_difficulty else 0)
+        share = rng.binomial(1, 1 / (1 + np.exp(-logit))).astype(float)
+        found = length_controlled(share, np.zeros(100), 1000 * delta, -hard if with_difficulty else None)
+        assert found is not None
+        rates.append(found.rate)
+        errors.append(found.se)
+    assert np.std(rates, ddof=1) == pytest.approx(np.mean(errors), rel=0.25)
+
+
+def test_preferences_that_are_there_twice_are_no_more_evidence() -> None:
+    share, mine, baseline = preferences(quality=0.3, length=1.0, n=100)
+    once = length_controlled(share, mine, baseline)
+    twice = length_controlled(*(np.repeat(x, 2) for x in (share, mine, baseline)), prompts=list(np.arange(200) // 2))
+    assert once is not None and twice is not None
+    assert twice.se == pytest.approx(once.se, rel=0.02)
+
+
+@pytest.mark.parametrize("n", [40, 805])
+def test_a_single_win_is_no_fifth_of_them(n: int) -> None:
+    """Where a fold has no win, or no loss, the solver must not take the one for the other; both sides are alike."""
+    rng = np.random.default_rng(0)
+    mine, baseline, share = rng.gamma(4, 200, n), rng.gamma(4, 150, n), np.zeros(n)
+    share[n // 2] = 1
+    won, lost = length_controlled(share, mine, baseline), length_controlled(1 - share, mine, baseline)
+    assert won is not None and lost is not None
+    assert won.rate < 3 / n
+    assert won.rate == pytest.approx(1 - lost.rate, abs=1e-3)
+
+
 def test_missing_preferences_take_no_part_in_the_fit() -> None:
     share, mine, baseline = preferences(quality=0.5, length=1.0)
     share[::10] = np.nan
@@ -115,4 +151,4 @@ def test_agrees_with_alpaca_eval(seed: int, tmp_path: Path, monkeypatch: pytest.
     ours = length_controlled(share, mine, baseline, hard)
     assert ours is not None
     assert 100 * ours.rate == pytest.approx(theirs["length_controlled_winrate"], abs=1e-6)
-    assert 100 * ours.se == pytest.approx(theirs["lc_standard_error"], abs=1e-6)
+    assert 100 * ours.se_of_predictions == pytest.approx(theirs["lc_standard_error"], abs=1e-6)

@@ -72,6 +72,13 @@ def html_of(material: Material) -> str:
     return page.render("tiny", "a study", {"arms": "2"}, sections.sections_of(material))
 
 
+def test_a_share_over_all_seeds_is_not_said_to_be_of_the_first() -> None:
+    """The histograms are of the first seed, the share of false negatives in their caption is of all n and seeds."""
+    found = next(s for s in sections.sections_of(published()) if s.id == "negatives-section")
+    (note,) = (b.note for b in found.blocks if isinstance(b, Chart) and b.title == "least50")
+    assert "n = 23622 over all n and seeds; curves: first seed" in note
+
+
 def unpacked(packed: str) -> str:
     return gzip.decompress(base64.b64decode(packed)).decode("utf-8")
 

@@ -187,6 +187,23 @@ def test_markdown_marks_the_best_and_its_like() -> None:
     assert len(notes) == 3
 
 
+def test_intervals_of_one_seed_are_not_said_to_be_over_seeds() -> None:
+    one = STUDY.model_copy(update={"seeds": (0,)})
+    assert "95 % intervals over prompts and seeds" in main_table.markdown(STUDY, made())
+    for text in (main_table.markdown(one, made()), main_table.latex(one, made())):
+        assert "intervals over prompts of a single seed" in text
+
+
+def test_one_prompt_that_a_judge_scored_everywhere_has_no_interval_no_p_and_no_trend() -> None:
+    cell = cell_of(score=graded({SFT: 0.0, DPO: 0.1, HALF1: 0.2, HALF2: 0.3}))
+    judged = {arm: np.full((2, 1, 1), v) for arm, v in ((DPO, 0.25), (HALF1, 0.5), (HALF2, 0.75))}
+    draws = Resamples.draw(n_prompts=1, n_resamples=200, seed=0)
+    vars(cell)["judgements"] = {"truth": Judgements(judged, draws, N - 1)}
+    text = main_table.markdown(STUDY, made(cell))
+    assert "25.0 [?, ?] n=2 ≈" in text
+    assert "nan" not in text
+
+
 def test_a_judge_has_a_column_in_percent_and_a_gap_for_the_arm_that_it_compares_with() -> None:
     judged = {arm: np.full((2, N, 1), v) for arm, v in ((DPO, 0.25), (HALF1, 0.5), (HALF2, 0.75))}
     scores = graded({SFT: 0.0, DPO: 0.001, HALF1: 0.5, HALF2: 0.502})

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import nct, norm, t
 
 from selfcontrast.stats import Resamples, compare_all
 from selfcontrast.stats.power import smallest_difference
 from selfcontrast.stats.trend import find_trend, slopes
-from selfcontrast.stats.variance import Components, split_variance, spread_of_mean
+from selfcontrast.stats.variance import Components, Spread, split_variance, spread_of_mean
 
 TRUTH = {"prompts": 1.0, "seeds": 0.04, "interaction": 0.25, "samples": 0.5}
 
@@ -133,6 +133,16 @@ def test_small_studies_pay_for_few_degrees_of_freedom() -> None:
     assert smallest_difference(c) == pytest.approx(5.6535, rel=1e-3)
     assert smallest_difference(c, prompts=2) == pytest.approx(5.6535, rel=1e-3)
     assert smallest_difference(c, seeds=2) < 0.6 * 5.6535
+
+
+@pytest.mark.parametrize("df", [1.0, 1.125, 1.25, 1.4, 2.0, 7.5, 77.5591, 92.1922, 5e4])
+def test_the_smallest_difference_is_found_with_80_percent_power_for_any_degrees_of_freedom(
+    df: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The share of a noncentral t beyond the critical value; searches of statsmodels end beside it for some of these df."""
+    monkeypatch.setattr(Components, "spread", lambda self, **more: Spread(2.0, df))
+    found = smallest_difference(Components(1.0, 1.0, 1.0, 1.0, 10, 3, 2)) / 2
+    assert nct.sf(t.ppf(0.975, df), df, found) == pytest.approx(0.8, abs=1e-5)
 
 
 def test_what_a_study_cannot_know_is_nan() -> None:
