@@ -28,12 +28,13 @@ OTHER_KEYS = ("output", "reference", "answer", "target", "response", "ground_tru
 def guess_adaptor(path: Path) -> str:
     """Return the adaptor whose layout the first record of a file has.
 
-    Of several, one that finds rejected answers goes first, and a data set's own before that for any data.
+    Of several, one that finds rejected answers goes first, then one that finds a usable dialogue at all, and a data set's own
+    before that for any data.
 
     Raises:
         InputError: none fits, or more than one.
     """
-    fits: dict[bool, list[str]] = {True: [], False: []}
+    fits: list[list[str]] = [[], [], []]
     next(read_records(path), None)  # a missing or damaged file is no matter of adaptors
     for name in plugins.names("datasets"):
         adaptor = plugins.load("datasets", name)
@@ -42,8 +43,9 @@ def guess_adaptor(path: Path) -> str:
         except InputError:
             continue
         if first is not None:
-            fits[isinstance(first, Dialogue) and bool(first.rejected)].append(name)
-    found = fits[True] or fits[False]
+            usable = isinstance(first, Dialogue)
+            fits[0 if usable and first.rejected else 1 if usable else 2].append(name)
+    found = next(filter(None, fits), [])
     found = [name for name in found if name != ANY] or found
     if len(found) != 1:
         raise InputError(

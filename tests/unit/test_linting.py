@@ -227,6 +227,12 @@ def test_the_adaptor_is_guessed_from_the_first_record(tmp_path: Path, layout: st
     assert guess_adaptor(tmp_path / "records") == layout
 
 
+def test_an_adaptor_that_finds_a_dialogue_goes_before_one_that_leaves_the_record_out(tmp_path: Path) -> None:
+    """UltraChat's adaptor can read messages whose answer stands beside them, but finds no answer in any record."""
+    record = {"messages": [{"role": "user", "content": "Name a prime."}], "response": "7"}
+    assert guess_adaptor(write_jsonl(tmp_path / "r", [record])) == "jsonl"
+
+
 def test_a_file_that_fits_no_adaptor_asks_for_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no adaptor fits[\s\S]*--adaptor: [\s\S]*jsonl"):
         guess_adaptor(write_jsonl(tmp_path / "r", [{"question": "?"}]))
