@@ -221,6 +221,35 @@ def test_records_that_the_adaptor_leaves_out_are_counted_by_reason() -> None:
     ]
 
 
+@pytest.mark.parametrize(("bad", "level"), [(5, "warning"), (6, "error")])
+def test_a_file_of_which_most_records_are_left_out_is_the_wrong_file(bad: int, level: str) -> None:
+    found = run_checks([BadRecord("no", i) for i in range(bad)] + [row(f"{i}", "b") for i in range(10 - bad)], [])
+    assert [f.level for f in found] == [level]
+
+
+@pytest.mark.parametrize(("reversed_", "level"), [(1, "warning"), (2, "error")])
+def test_pairs_that_ultrafeedback_has_the_wrong_way_round_are_an_error(
+    tmp_path: Path, reversed_: int, level: str
+) -> None:
+    """The adaptor leaves such pairs out, so that no other check sees them; of 100 one is tolerated."""
+
+    def turns(i: int, answer: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"Is {i} a prime?"}, {"role": "assistant", "content": answer}]
+
+    records = [
+        {
+            "chosen": turns(i, "yes"),
+            "rejected": turns(i, "no"),
+            "score_chosen": 1.0 if i < reversed_ else 9.0,
+            "score_rejected": 5.0,
+        }
+        for i in range(100)
+    ]
+    path = write_jsonl(tmp_path / "r", records)
+    found = by_check(check_records([path], plugins.load("datasets", "ultrafeedback")))["unusable"]
+    assert (found.level, found.count, found.example) == (level, reversed_, "row 1")
+
+
 @pytest.mark.parametrize("layout", ["hh_rlhf", "nectar", "ultrachat"])
 def test_the_adaptor_is_guessed_from_the_first_record(tmp_path: Path, layout: str) -> None:
     write_records(tmp_path / "records", layout=layout, dialogues=3, seed=0)
