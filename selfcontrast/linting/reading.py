@@ -12,8 +12,9 @@ from selfcontrast import plugins
 from selfcontrast.artifacts import Artifact, read_jsonl
 from selfcontrast.datasets._records import read_records
 from selfcontrast.errors import InputError
-from selfcontrast.linting.findings import Row, Tokens
+from selfcontrast.linting.findings import Row, Tokens, Unusable
 from selfcontrast.records import BadRecord, Dialogue, Message
+from selfcontrast.sources import names_of
 
 if TYPE_CHECKING:
     from selfcontrast.rendering import Renderer
@@ -59,15 +60,16 @@ def guess_adaptor(path: Path) -> str:
 
 def record_rows(
     paths: Sequence[Path], adaptor: ModuleType, renderer: Renderer | None = None
-) -> Iterator[Row | BadRecord]:
+) -> Iterator[Row | Unusable]:
     """Yield each record of the files as a row, or the reason why the adaptor leaves it out."""
-    for path in paths:
-        name = f"{path.name} row" if len(paths) > 1 else "row"
+    names = [f"{name} " for name in names_of(paths)] if len(paths) > 1 else [""]
+    for path, name in zip(paths, names, strict=True):
         for item, record in _with_records(adaptor.read(path), read_records(path)):
+            place = f"{name}row {item.row}"
             if isinstance(item, BadRecord):
-                yield item
+                yield Unusable(place, item.reason)
             else:
-                yield Row(f"{name} {item.row}", item, record, _tokens(item, renderer) if renderer else None)
+                yield Row(place, item, record, _tokens(item, renderer) if renderer else None)
 
 
 def _with_records(

@@ -20,11 +20,11 @@ from selfcontrast.artifacts import Artifact
 from selfcontrast.errors import InputError
 from selfcontrast.linting import words
 from selfcontrast.linting.across import HeldOut, LengthSkew, Overlap
-from selfcontrast.linting.findings import Finding, Row, excerpt, to_text, to_tsv
+from selfcontrast.linting.findings import Finding, Row, Unusable, excerpt, to_text, to_tsv
 from selfcontrast.linting.passes import check_encoded, check_licence, check_records, check_templates, run_checks
 from selfcontrast.linting.reading import benchmark_items, guess_adaptor
 from selfcontrast.linting.text_checks import merits
-from selfcontrast.records import BadRecord, Dialogue, Message
+from selfcontrast.records import Dialogue, Message
 from selfcontrast.rendering import Renderer
 from selfcontrast.steps import encode, prompts
 from selfcontrast.steps import lint as lint_step
@@ -214,16 +214,30 @@ def test_only_a_licence_that_needs_a_look_is_noted(licence: str, expected: str |
 
 
 def test_records_that_the_adaptor_leaves_out_are_counted_by_reason() -> None:
-    found = run_checks([BadRecord("no", 3), row("a", "b"), BadRecord("no", 5), BadRecord("why", 6)], [])
+    found = run_checks([Unusable("row 3", "no"), row("a", "b"), Unusable("row 5", "no"), Unusable("row 6", "why")], [])
     assert [(f.what.rpartition(": ")[2], f.count, f.total, f.example) for f in found] == [
         ("no", 2, 4, "row 3"),
         ("why", 1, 4, "row 6"),
     ]
 
 
+def test_of_several_files_an_example_names_its_own_by_what_tells_them_apart(tmp_path: Path) -> None:
+    """The four subsets of HH-RLHF each have a train.jsonl.gz."""
+    fine = {"prompt": "Name a prime.", "response": "7", "rejected": "9"}
+    for folder in ("helpful", "harmless"):
+        (tmp_path / folder).mkdir()
+        rows = [fine, fine | {"response": ""}] if folder == "helpful" else [fine]
+        write_jsonl(tmp_path / folder / "train.jsonl", rows)
+    files = [tmp_path / folder / "train.jsonl" for folder in ("harmless", "helpful")]
+    found = by_check(check_records(files, plugins.load("datasets", "jsonl")))
+    assert found["unusable"].example == "helpful/train.jsonl row 2"
+    assert found["repeated"].example.startswith("helpful/train.jsonl row 1:")
+
+
 @pytest.mark.parametrize(("bad", "level"), [(5, "warning"), (6, "error")])
 def test_a_file_of_which_most_records_are_left_out_is_the_wrong_file(bad: int, level: str) -> None:
-    found = run_checks([BadRecord("no", i) for i in range(bad)] + [row(f"{i}", "b") for i in range(10 - bad)], [])
+    rows = [*(Unusable(f"row {i}", "no") for i in range(bad)), *(row(f"{i}", "b") for i in range(10 - bad))]
+    found = run_checks(rows, [])
     assert [f.level for f in found] == [level]
 
 
