@@ -32,6 +32,18 @@ def launcher(wildcards):
     return f"--asked {model.gpus} --accelerate envs/accelerate/{model.execution.strategy}.yaml"
 
 
+def gpus_of_sft(wildcards):
+    """Return the GPUs of fine-tuning: a checkpoint that has had it is only written anew, by one process."""
+    trains = cfg.models[wildcards.model].sft is not None
+    return gpus(wildcards) if trains else one_gpu(wildcards)
+
+
+def launcher_of_sft(wildcards):
+    """Return how fine-tuning uses them."""
+    trains = cfg.models[wildcards.model].sft is not None
+    return launcher(wildcards) if trains else f"--asked {one_gpu(wildcards)}"
+
+
 def offer_gpus():
     """Let as many GPUs be used at a time as this machine has, one GPU job where it has none.
 

@@ -52,9 +52,9 @@ rule sft:
     conda:
         "../envs/train.yaml"
     resources:
-        launcher=launcher,
+        launcher=launcher_of_sft,
         execution=execution,
-        gpu=gpus,
+        gpu=gpus_of_sft,
         mem_mb=grow(64_000),
         runtime=480,
     params:

@@ -181,7 +181,8 @@ class _Planner:
     def _sft(self) -> Stage:
         sft = self.model.sft
         if sft is None:
-            return Stage("sft", 1, self.model.gpus, seconds=self.machine.start_s, longest=self.machine.start_s)
+            one = min(1, self.model.gpus)  # nothing is trained: one process writes the checkpoint anew
+            return Stage("sft", 1, one, seconds=self.machine.start_s, longest=self.machine.start_s)
         rows = max(1, round(sft.epochs * self.study.datasets[self.dataset].splits.sft / sft.batch)) * sft.batch
         tokens, head = rows * (self.lengths.prompt + self.lengths.response), rows * self.lengths.response
         seconds = self.machine.start_s + _training_seconds(

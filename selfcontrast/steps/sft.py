@@ -60,7 +60,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
 
 
 def _adopt(args: argparse.Namespace, step: cli.Step) -> None:
-    """Write the base model as the SFT model: it has been fine-tuned elsewhere."""
+    """Write the base model as the SFT model: it has been fine-tuned elsewhere. Of several processes the first one does."""
+    if not cli.is_first_process():
+        return
     from selfcontrast.checkpoints import fit_to_tokenizer, load_model, load_tokenizer, save_checkpoint, source_of
     from selfcontrast.rendering import Renderer, prepare_tokenizer
 
