@@ -95,6 +95,18 @@ def execution(wildcards):
     )
 
 
+def grow_with(granted):
+    """Return a memory request in MiB for a training with so many GPUs, which grows with the attempts.
+
+    Each process loads all weights (29 GB for 7 billion of float32) before they are divided.
+    """
+
+    def mem_mb(wildcards, attempt):
+        return max(64_000, 40_000 * granted(wildcards)) * attempt
+
+    return mem_mb
+
+
 def grow(mb):
     """Return a memory request in MiB that doubles at the second attempt."""
 

@@ -55,7 +55,7 @@ rule sft:
         launcher=launcher_of_sft,
         execution=execution,
         gpu=gpus_of_sft,
-        mem_mb=grow(64_000),
+        mem_mb=grow_with(gpus_of_sft),
         runtime=480,
     params:
         module=as_py_module(input.code),

@@ -159,6 +159,17 @@ def test_a_checkpoint_that_has_had_its_sft_is_written_by_one_process(two_gpus):
     assert "--granted 1 --asked 1 -- -m" in command
 
 
+def test_memory_grows_with_the_processes_of_a_training(two_gpus):
+    """Each of them loads all weights before they are divided: eight with 7 billion of float32 take 230 GB."""
+    done = two_gpus.snakemake("-n", "--config", "study=smoke", "--workflow-profile", "profiles/slurm")
+    assert done.returncode == 0, done.stdout[-2000:]
+    wanted = {
+        rule: re.search(r"mem_mb=(\d+)", block)[1]
+        for rule, block in re.findall(r"^rule (sft|train):\n((?:    .*\n)+)", done.stdout, re.M)
+    }
+    assert wanted == {"sft": "80000", "train": "80000"}
+
+
 @pytest.mark.parametrize(
     ("gpus", "flags", "granted"),
     [
