@@ -166,7 +166,7 @@ class _Planner:
             answers = self.n_pool * self._n_responses(pool_of(self.study, arm.selection))
             yield small_stage("select_groups", self.machine, answers, jobs=len(self.study.seeds))
             yield self._train(arm)
-        yield small_stage("negatives", self.machine, len(trained) * self.n_pool)
+        yield small_stage("diagnose_negatives", self.machine, len(trained) * self.n_pool)
         yield self._respond(len(arms))
         held_out, jobs = getattr(splits, e.split) * (e.samples + 1), len(arms) * len(self.study.seeds)
         yield from benchmark_stages(self.study, self.dataset, self.name, self.machine)

@@ -163,7 +163,7 @@ def test_jobs_are_those_of_the_workflow() -> None:
         "train_reward": 1,
         "select_groups": 6,
         "train": 6,
-        "negatives": 1,
+        "diagnose_negatives": 1,
         "respond": 8,
         "score_answers": 8,
         "pocket_tasks": 1,
@@ -273,3 +273,11 @@ def test_energy_is_read_from_the_visible_gpus(monkeypatch: pytest.MonkeyPatch) -
     assert energy.read_joules() == 5000
     monkeypatch.setattr(Nvml, "nvmlInit", lambda: (_ for _ in ()).throw(RuntimeError("no driver")))
     assert energy.read_joules() is None
+
+
+def test_every_stage_is_a_rule() -> None:
+    """A dry run finds a stage by the name of its rule, and the ledger by that of its step: another name is left out there."""
+    rules = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "rules").glob("*.smk"))
+    for study in ("smoke", "tiny", "paper"):
+        for stage in stages_of(load_study(study)):
+            assert f"\nrule {stage}:\n" in f"\n{rules}", stage
