@@ -388,6 +388,7 @@ def encode_records(records: Path, adaptor: str) -> argparse.Namespace:
         dialogues=dialogues,
         prompts=run(encode, "hh/pocket/prompts", spec, *flags),
         base=str(root / "model"),
+        against=[],
         folder=root / "hh" / "pocket" / "lint",
         spec={**base, "adaptor": adaptor, "errors": "stop"},
     )
@@ -418,6 +419,23 @@ def test_step_writes_a_table_and_counts_its_levels(encoded: argparse.Namespace) 
     assert lines[0] == "level\tcheck\twhat\tcount\tshare\texample"
     assert step.report["findings"]["error"] == 0
     assert sum(step.report["findings"].values()) == len(lines) - 1
+
+
+def test_step_looks_for_the_questions_on_which_arms_are_evaluated(encoded: argparse.Namespace, tmp_path: Path) -> None:
+    members = artifacts.read_table(encoded.prompts.parent / "sft.parquet")["prompt_id"]
+    _, trained = next(
+        row
+        for row in artifacts.read_jsonl(encoded.dialogues.parent / "dialogues.jsonl.gz")
+        if row[1]["prompt_id"] in members
+    )
+    question = trained["messages"][-1]["content"]
+    encoded.against = [
+        write_jsonl(tmp_path / "question.jsonl", [{"turns": [question]}, {"turns": ["Something else?"]}])
+    ]
+    run_step(encoded)
+    lines = (encoded.folder / "findings.tsv").read_text().splitlines()
+    (found,) = [line.split("\t") for line in lines if "`question.jsonl`" in line]
+    assert found[:2] + found[3:5] == ["warning", "overlap", "1", "0.5"]
 
 
 def test_step_stops_at_another_template_unless_the_study_says_report(encoded: argparse.Namespace) -> None:
