@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from selfcontrast.planning.scoring import reads_a_model, reward_cost, scoring_co
 from selfcontrast.planning.shapes import Shape, shape_of
 from selfcontrast.planning.stage import Stage, small_stage
 from selfcontrast.schema import Model, Plugin, RewardModel, Study
-from selfcontrast.sweep import arms_of, count_steps, models_of, pool_of, training_of
+from selfcontrast.sweep import Arm, arms_of, count_steps, models_of, pool_of, training_of, truth_of
 
 PRETRAIN_THREADS = 2
 """Cores of the rule pretrain, the only one with more than one."""
@@ -151,12 +151,7 @@ class _Planner:
         trained = [a for a in arms.values() if a.is_trained]
         for pool in dict.fromkeys(pool_of(self.study, a.selection) for a in trained):
             yield from self._pool(pool)
-        scored = {
-            (pool_of(self.study, a.selection), s)
-            for a in trained
-            if (s := self.study.selections[a.selection].params.get("scorer"))
-        }
-        e = self.study.evaluation
+        scored, e = self._scored_pools(trained), self.study.evaluation
         rewards = trained_rewards(self.study, {s for _, s in scored} | {e.judge, *e.scorers})
         for pool, scorer in sorted(scored | {(r.pool, r.labels) for r in rewards}):
             yield self._scores("score_pool", self.study.scorers[scorer], self.n_pool * (1 + self._n_responses(pool)))
@@ -174,6 +169,17 @@ class _Planner:
         yield replace(one, jobs=jobs, answers=one.answers * jobs, tokens=one.tokens * jobs, seconds=one.seconds * jobs)
         for scorer in e.scorers:
             yield self._scores("score_arms", self.study.scorers[scorer], held_out * jobs)
+
+    def _scored_pools(self, trained: Sequence[Arm]) -> set[tuple[str, str]]:
+        """Return each pool and scorer that selections, the diagnosis of negatives or the similarity figure ask for."""
+        shown, truth = self.study.figures.similarity, truth_of(self.study, self.dataset)
+        found = {(shown.pool, s) for s in (shown.scorer, self.study.evaluation.judge)} if shown else set()
+        for arm in trained:
+            pool, scorer = pool_of(self.study, arm.selection), self.study.selections[arm.selection].params.get("scorer")
+            found |= {(pool, s) for s in (scorer, truth) if s}
+            if shown and shown.pool == pool:
+                found.add((pool, shown.scorer))
+        return found
 
     def _n_responses(self, pool: str) -> int:
         return int(self.study.pools[pool].params.get("n_responses", 1))

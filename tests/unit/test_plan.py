@@ -159,7 +159,7 @@ def test_jobs_are_those_of_the_workflow() -> None:
         "gather_pool": 2,
         "ref_logps": 2,
         "gather_logps": 2,
-        "score_pool": 1,
+        "score_pool": 3,  # by cosine and by the truth, and the annotated answers by the truth
         "train_reward": 1,
         "select_groups": 6,
         "train": 6,
@@ -239,7 +239,7 @@ def test_ledger_joins_plan_and_fact_by_step() -> None:
     train, score = rows
     plan = stages_of(study)
     assert train["fact_over_plan"] == round(60 / plan["train"].seconds, 2)
-    assert score["planned_jobs"] == plan["score_pool"].jobs + plan["score_answers"].jobs == 9
+    assert score["planned_jobs"] == plan["score_pool"].jobs + plan["score_answers"].jobs == 11
 
 
 def test_machine_is_told_by_the_name_of_the_gpu() -> None:
@@ -281,3 +281,15 @@ def test_every_stage_is_a_rule() -> None:
     for study in ("smoke", "tiny", "paper"):
         for stage in stages_of(load_study(study)):
             assert f"\nrule {stage}:\n" in f"\n{rules}", stage
+
+
+def test_a_similarity_figure_has_the_judge_score_the_pool() -> None:
+    study = load_study("paper-1gpu")
+    without = study.model_copy(update={"figures": study.figures.model_copy(update={"similarity": None})})
+    by_judge = stages_of(study, "h100")["score_pool"].tokens - stages_of(without, "h100")["score_pool"].tokens
+    assert by_judge == 33 * 10_000 * (200 + 150)  # a reward model reads the prompt too
+
+
+def test_a_scorer_takes_the_memory_of_its_type() -> None:
+    stage = stages_of(load_study("paper"), "h100")["score_answers"]
+    assert stage.memory == 2 * KNOWN["berkeley-nest/Starling-RM-7B-alpha"].weights
