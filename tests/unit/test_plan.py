@@ -234,12 +234,20 @@ def test_study_without_gpus_is_priced_for_a_core() -> None:
 
 def test_ledger_joins_plan_and_fact_by_step() -> None:
     study = load_study("smoke")
-    fact = {"jobs": 6, "wall_s": 60.0, "tokens": 100, "gpu": None}
+    fact = {"jobs": 6, "wall_s": 60.0, "tokens": 100, "gpu_s": 0.0, "gpu_kj": 0.0, "gpu": None}
     rows = ledger(study, {"train": fact, "score": {**fact, "jobs": 9}, "figures": fact}, results=Path("nowhere"))
     train, score = rows
     plan = stages_of(study)
     assert train["fact_over_plan"] == round(60 / plan["train"].seconds, 2)
     assert score["planned_jobs"] == plan["score_pool"].jobs + plan["score_answers"].jobs == 11
+
+
+def test_ledger_compares_the_time_of_gpus_and_tells_their_energy() -> None:
+    study = load_study("paper-1gpu")
+    fact = {"jobs": 30, "wall_s": 40_000.0, "tokens": 1, "gpu_s": 39_000.0, "gpu_kj": 21_000.0, "gpu": "NVIDIA H100"}
+    (row,) = ledger(study, {"train": fact}, results=Path("nowhere"))
+    assert row["planned_gpu_s"] == round(stages_of(study, "h100")["train"].seconds, 1) == row["planned_s"]
+    assert (row["gpu_s"], row["gpu_kj"]) == (39_000.0, 21_000.0)
 
 
 def test_machine_is_told_by_the_name_of_the_gpu() -> None:
