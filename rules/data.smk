@@ -128,6 +128,7 @@ rule lint:
         dialogues=rules.prompts.output.manifest,
         prompts=rules.encode.output.manifest,
         base=base_manifest,
+        against=question_files,
     output:
         manifest="<results>/{dataset}/{model}/lint/manifest.json",
         findings=report(
@@ -149,8 +150,9 @@ rule lint:
     params:
         module=as_py_module(input.code),
         base=base_folder,
+        against=lambda wildcards, input: "--against" if input.against else "",
     shell:
         "exec python -m {params.module} --spec {input.spec}"
         " --records {input.records:q} --dialogues {input.dialogues}"
-        " --prompts {input.prompts} --base {params.base:q}"
+        " --prompts {input.prompts} --base {params.base:q} {params.against} {input.against:q}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -34,6 +34,11 @@ def adaptor_files(wildcards):
     ]
 
 
+def question_files(wildcards):
+    """Return the questions of benchmarks on which the arms are evaluated: no training text may hold them."""
+    return [questions.path for questions in cfg.evaluation.questions.values()]
+
+
 def base_manifest(wildcards):
     """Return the manifest of a base model that the study trains from scratch; nothing for one that is given."""
     return (

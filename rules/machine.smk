@@ -32,6 +32,18 @@ def launcher(wildcards):
     return f"--asked {model.gpus} --accelerate envs/accelerate/{model.execution.strategy}.yaml"
 
 
+def gpus_of_sft(wildcards):
+    """Return the GPUs of fine-tuning: a checkpoint that has had it is only written anew, by one process."""
+    trains = cfg.models[wildcards.model].sft is not None
+    return gpus(wildcards) if trains else one_gpu(wildcards)
+
+
+def launcher_of_sft(wildcards):
+    """Return how fine-tuning uses them."""
+    trains = cfg.models[wildcards.model].sft is not None
+    return launcher(wildcards) if trains else f"--asked {one_gpu(wildcards)}"
+
+
 def offer_gpus():
     """Let as many GPUs be used at a time as this machine has, one GPU job where it has none.
 
@@ -81,6 +93,18 @@ def execution(wildcards):
         f"--sharing {e.sharing} --tokens {e.tokens or 0} --save-every {e.save_every}"
         f" --gradient-checkpointing {int(e.gradient_checkpointing)} --track {e.track}"
     )
+
+
+def grow_with(granted):
+    """Return a memory request in MiB for a training with so many GPUs, which grows with the attempts.
+
+    Each process loads all weights (29 GB for 7 billion of float32) before they are divided.
+    """
+
+    def mem_mb(wildcards, attempt):
+        return max(64_000, 40_000 * granted(wildcards)) * attempt
+
+    return mem_mb
 
 
 def grow(mb):

@@ -52,10 +52,10 @@ rule sft:
     conda:
         "../envs/train.yaml"
     resources:
-        launcher=launcher,
+        launcher=launcher_of_sft,
         execution=execution,
-        gpu=gpus,
-        mem_mb=grow(64_000),
+        gpu=gpus_of_sft,
+        mem_mb=grow_with(gpus_of_sft),
         runtime=480,
     params:
         module=as_py_module(input.code),

@@ -37,7 +37,7 @@ rule train:
         launcher=launcher,
         execution=execution,
         gpu=gpus,
-        mem_mb=grow(64_000),
+        mem_mb=grow_with(gpus),
         runtime=240,
     params:
         module=as_py_module(input.code),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfcontrast import artifacts
 from selfcontrast.errors import InputError
+from selfcontrast.pins import split_revision
 
 if TYPE_CHECKING:
     import torch
@@ -20,8 +21,9 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
     """Return the tokenizer of a checkpoint."""
     from transformers import AutoTokenizer
 
+    name, revision = split_revision(path)
     try:
-        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise _cannot_load("tokenizer", path, error) from None
 
@@ -37,12 +39,14 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM
 
+    name, revision = split_revision(path)
     options: dict[str, Any] = {}
     if quantise == "nf4":
         options["quantization_config"] = _nf4(getattr(torch, dtype))
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            str(path),
+            name,
+            revision=revision or "main",
             dtype=getattr(torch, dtype),
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
@@ -64,6 +68,12 @@ def load_model(
         return model  # quantised weights are on their device already
     gpu = int(os.environ.get("LOCAL_RANK", "0"))
     return model.to(f"cuda:{gpu}" if torch.cuda.is_available() else "cpu")
+
+
+def source_of(model: PreTrainedModel) -> dict[str, str]:
+    """Return the commit of the hub that a model was loaded from, for manifests; nothing for a folder."""
+    commit = getattr(model.config, "_commit_hash", None)
+    return {"base_commit": str(commit)} if commit else {}
 
 
 def training_dtype(spec: Mapping[str, Any]) -> str:
@@ -147,10 +157,15 @@ def save_checkpoint(
 
 
 def _cannot_load(what: str, path: str | Path, error: Exception) -> InputError:
+    name, revision = split_revision(path)
+    fetch = f"`hf download {name}" + (f" --revision {revision}`" if revision else "`")
+    remedy = "check models.<id>.path in the study file"
+    if not Path(name).is_dir():
+        remedy += f"; where this machine has no network, fetch it before with the same HF_HOME: {fetch}"
     return InputError(
         f"no {what} can be loaded",
         expected="a folder or hub id in the Hugging Face layout, with weights as safetensors",
         found=str(error).strip().split("\n")[0],
         where=str(path),
-        remedy="check models.<id>.path in the study file",
+        remedy=remedy,
     )

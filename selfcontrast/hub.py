@@ -13,6 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from selfcontrast.errors import InputError, StepError
+from selfcontrast.pins import split_revision
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -44,10 +45,12 @@ def model_folder(name: str) -> Path:
     from huggingface_hub import errors as hub_errors
     from huggingface_hub import snapshot_download
 
-    if Path(name).is_dir():
-        return Path(name)
+    repo, revision = split_revision(name)
+    if Path(repo).is_dir():
+        return Path(repo)
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except (
         hub_errors.HfHubHTTPError,
         hub_errors.HFValidationError,
@@ -58,7 +61,9 @@ def model_folder(name: str) -> Path:
             "a checkpoint is neither a folder nor to be had from the hub",
             found=_first_line(error),
             where=name,
-            remedy="correct its name; without a network, fetch it before: `hf download " + name + "`",
+            remedy="correct its name; without a network, fetch it before: `hf download "
+            + repo
+            + (f" --revision {revision}`" if revision else "`"),
         ) from None
 
 

@@ -62,6 +62,10 @@ class BadRecord:
     row: int
 
 
+WRONG_WAY_ROUND = "the rejected answer scores higher than the chosen one"
+"""Reason of a record whose own scores contradict its preference: many of them are a data set that is turned round."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """One response of a pool.

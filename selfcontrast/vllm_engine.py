@@ -7,6 +7,7 @@ numbers (vllm-project/vllm#50440), and `n` responses of one request would share 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,9 @@ ENGINE = {
 
 MAX_BATCHED_TOKENS = 8192
 """Tokens of one pass of the engine; more for a model with a longer context, since prompts are not cut in two."""
+
+_SWITCH = re.compile(r"VLLM_(?!.*(?:KEY|TOKEN(?!S)|SECRET|PASSWORD)).*")
+"""Variables that are recorded: those of vLLM, but for secrets, such as VLLM_API_KEY of its server."""
 
 _TOO_LITTLE_MEMORY = (
     "out of memory",
@@ -95,7 +99,7 @@ class VllmSampler:
         self.with_logps = with_logps
         with _explained(folder):
             self.llm: LLM = vllm.LLM(str(folder), trust_remote_code=trust_remote_code, **engine)
-        switches = {name: value for name, value in sorted(os.environ.items()) if name.startswith("VLLM_")}
+        switches = {name: value for name, value in sorted(os.environ.items()) if _SWITCH.fullmatch(name)}
         self.folder = folder
         self.settings: dict[str, Any] = {
             "backend": "vllm",

@@ -14,7 +14,7 @@ from math import isnan
 from pathlib import Path
 
 from selfcontrast.datasets._records import check_dialogue, field, messages_field, read_records
-from selfcontrast.records import BadRecord, Dialogue, Message
+from selfcontrast.records import WRONG_WAY_ROUND, BadRecord, Dialogue, Message
 from selfcontrast.sources import HubSource
 
 LICENCE = "MIT"
@@ -48,5 +48,5 @@ def _dialogue(
     if better == worse:
         return BadRecord("chosen and rejected answer have the same score", row)
     if better < worse:
-        return BadRecord("the rejected answer scores higher than the chosen one", row)
+        return BadRecord(WRONG_WAY_ROUND, row)
     return check_dialogue(chosen[:-1], chosen[-1].content, [rejected[-1].content], row=row)

@@ -9,6 +9,7 @@ from typing import Any
 
 from selfcontrast import plugins
 from selfcontrast.exporting.targets import Target
+from selfcontrast.pins import split_revision
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&#@]|:(?=//)|(?<=www)\.)")
 """Characters with a meaning within a line; addresses become no links."""
@@ -99,8 +100,9 @@ def data_source(target: Target) -> tuple[str, str | None]:
 
 
 def hub_id(path: str | None) -> str | None:
-    """Return a checkpoint's path if it is an id of the hub rather than a folder."""
-    return path if path is not None and _HUB_ID.fullmatch(path) and not Path(path).is_dir() else None
+    """Return a checkpoint's id on the hub, without its revision; None for a folder."""
+    name = split_revision(path)[0] if path is not None else ""
+    return name if _HUB_ID.fullmatch(name) and not Path(name).is_dir() else None
 
 
 def checkpoint_name(path: str) -> str:

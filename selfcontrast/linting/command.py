@@ -62,10 +62,12 @@ def lint(args: argparse.Namespace, results: Path, say: Say = print) -> int:
     from selfcontrast.linting.across import HeldOut
     from selfcontrast.linting.reading import benchmark_items
 
-    held_out = [HeldOut.index(path.name, benchmark_items(path)) for path in args.against]
     is_study = args.what.endswith((".yaml", ".yml")) or not Path(args.what).exists()
     if is_study and "/" in args.what and not args.what.endswith((".yaml", ".yml")):
         raise InputError("a data file is missing", where=args.what, remedy="check the path")
+    asked = [Path(q.path) for q in load_study(args.what).evaluation.questions.values()] if is_study else []
+    against = [*args.against, *(path for path in asked if path.is_file() and path not in args.against)]
+    held_out = [HeldOut.index(path.name, benchmark_items(path)) for path in against]
     lines = list(_of_study(args, results, held_out, say) if is_study else _of_file(args, held_out, say))
     say(found.to_text(lines))
     return ERRORS_FOUND if found.totals(lines)["error"] else 0

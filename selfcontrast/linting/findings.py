@@ -44,6 +44,14 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Unusable:
+    """A record that the adaptor leaves out; ``place`` as that of a ``Row``."""
+
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Finding:
     """One line of the table.
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from selfcontrast.artifacts import Artifact
 from selfcontrast.linting.across import HeldOut, LengthSkew, Overlap
-from selfcontrast.linting.findings import Check, Finding, Row, Tally
+from selfcontrast.linting.findings import Check, Finding, Level, Row, Tally, Unusable
 from selfcontrast.linting.reading import dialogue_rows, held_out_items, record_rows, split_members, split_rows
-from selfcontrast.linting.text_checks import text_checks
+from selfcontrast.linting.text_checks import TOLERATED, text_checks
 from selfcontrast.linting.token_checks import Limits, token_checks
-from selfcontrast.records import BadRecord
+from selfcontrast.records import WRONG_WAY_ROUND
 
 if TYPE_CHECKING:
     from selfcontrast.rendering import Renderer
@@ -22,26 +22,32 @@ if TYPE_CHECKING:
 TRAINED, HELD_OUT = ("sft",), ("validation", "test")
 """Splits that training reads (`pool` is a part of `sft`), and those that it must not have seen."""
 
+MOSTLY = 0.5
+"""Share of records that cannot be used beyond which it is the wrong file or the wrong adaptor."""
+
 _FREE = re.compile(r"MIT|Apache|BSD|CC0|CC[- ]BY(-SA)?[- ]?[\d.]*$|ODC-BY|PDDL|public domain|yours", re.IGNORECASE)
 _NON_COMMERCIAL = re.compile(r"\bNC\b|non-?commercial", re.IGNORECASE)
 
 
-def run_checks(rows: Iterable[Row | BadRecord], checks: Sequence[Check]) -> list[Finding]:
-    """Return what all checks find in one pass, and how many records cannot be used, by reason."""
+def run_checks(rows: Iterable[Row | Unusable], checks: Sequence[Check]) -> list[Finding]:
+    """Return what all checks find in one pass, and how many records cannot be used, by reason.
+
+    That is an error if most of them cannot, or if their own scores turn more of them round than noise would.
+    """
     unusable: dict[str, Tally] = {}
     n = 0
     for n, row in enumerate(rows, 1):  # noqa: B007
-        if isinstance(row, BadRecord):
-            unusable.setdefault(row.reason, Tally()).hit(f"row {row.row}", row.reason)
+        if isinstance(row, Unusable):
+            unusable.setdefault(row.reason, Tally()).hit(row.place, "")
         else:
             for check in checks:
                 check.see(row)
-    left_out = [
-        Finding(
-            "warning", "unusable", f"the adaptor leaves the record out: {reason}", t.count, n, t.example.split(":")[0]
-        )
-        for reason, t in sorted(unusable.items())
-    ]
+    mostly = sum(t.count for t in unusable.values()) > MOSTLY * n
+    left_out = []
+    for reason, t in sorted(unusable.items()):
+        level: Level = "error" if mostly or (reason == WRONG_WAY_ROUND and t.count > TOLERATED * n) else "warning"
+        what = f"the adaptor leaves the record out: {reason}"
+        left_out.append(Finding(level, "unusable", what, t.count, n, t.example.removesuffix(": ")))
     return left_out + [finding for check in checks for finding in check.findings()]
 
 

@@ -12,8 +12,9 @@ from selfcontrast import plugins
 from selfcontrast.artifacts import Artifact, read_jsonl
 from selfcontrast.datasets._records import read_records
 from selfcontrast.errors import InputError
-from selfcontrast.linting.findings import Row, Tokens
+from selfcontrast.linting.findings import Row, Tokens, Unusable
 from selfcontrast.records import BadRecord, Dialogue, Message
+from selfcontrast.sources import names_of
 
 if TYPE_CHECKING:
     from selfcontrast.rendering import Renderer
@@ -28,12 +29,13 @@ OTHER_KEYS = ("output", "reference", "answer", "target", "response", "ground_tru
 def guess_adaptor(path: Path) -> str:
     """Return the adaptor whose layout the first record of a file has.
 
-    Of several, one that finds rejected answers goes first, and a data set's own before that for any data.
+    Of several, one that finds rejected answers goes first, then one that finds a usable dialogue at all, and a data set's own
+    before that for any data.
 
     Raises:
         InputError: none fits, or more than one.
     """
-    fits: dict[bool, list[str]] = {True: [], False: []}
+    fits: list[list[str]] = [[], [], []]
     next(read_records(path), None)  # a missing or damaged file is no matter of adaptors
     for name in plugins.names("datasets"):
         adaptor = plugins.load("datasets", name)
@@ -42,8 +44,9 @@ def guess_adaptor(path: Path) -> str:
         except InputError:
             continue
         if first is not None:
-            fits[isinstance(first, Dialogue) and bool(first.rejected)].append(name)
-    found = fits[True] or fits[False]
+            usable = isinstance(first, Dialogue)
+            fits[0 if usable and first.rejected else 1 if usable else 2].append(name)
+    found = next(filter(None, fits), [])
     found = [name for name in found if name != ANY] or found
     if len(found) != 1:
         raise InputError(
@@ -57,15 +60,16 @@ def guess_adaptor(path: Path) -> str:
 
 def record_rows(
     paths: Sequence[Path], adaptor: ModuleType, renderer: Renderer | None = None
-) -> Iterator[Row | BadRecord]:
+) -> Iterator[Row | Unusable]:
     """Yield each record of the files as a row, or the reason why the adaptor leaves it out."""
-    for path in paths:
-        name = f"{path.name} row" if len(paths) > 1 else "row"
+    names = [f"{name} " for name in names_of(paths)] if len(paths) > 1 else [""]
+    for path, name in zip(paths, names, strict=True):
         for item, record in _with_records(adaptor.read(path), read_records(path)):
+            place = f"{name}row {item.row}"
             if isinstance(item, BadRecord):
-                yield item
+                yield Unusable(place, item.reason)
             else:
-                yield Row(f"{name} {item.row}", item, record, _tokens(item, renderer) if renderer else None)
+                yield Row(place, item, record, _tokens(item, renderer) if renderer else None)
 
 
 def _with_records(

@@ -142,7 +142,8 @@ def ledger(study: Study, runs: Mapping[str, Mapping[str, Any]], *, results: Path
     """Return one row for each step with a model or data: what was planned and what it took.
 
     Args:
-        runs: sums over the jobs of each step: ``jobs``, ``wall_s``, ``tokens``, and the name of its ``gpu`` or None.
+        runs: sums over the jobs of each step: ``jobs``, ``wall_s``, ``tokens``, ``gpu_s``, ``gpu_kj``, and the name of its
+            ``gpu`` or None.
         results: folder of the study, whose measured lengths the plan uses.
     """
     gpu = next((run["gpu"] for run in runs.values() if run["gpu"]), None)
@@ -162,6 +163,9 @@ def ledger(study: Study, runs: Mapping[str, Mapping[str, Any]], *, results: Path
             "planned_s": round(planned[step].seconds, 1),
             "wall_s": round(run["wall_s"], 1),
             "fact_over_plan": round(run["wall_s"] / planned[step].seconds, 2),
+            "planned_gpu_s": round(planned[step].seconds * planned[step].devices, 1),
+            "gpu_s": run["gpu_s"],
+            "gpu_kj": run["gpu_kj"],
             "planned_usd": "",
             "usd": "",
         }
@@ -212,6 +216,9 @@ LEDGER = (
     "planned_s",
     "wall_s",
     "fact_over_plan",
+    "planned_gpu_s",
+    "gpu_s",
+    "gpu_kj",
     "planned_usd",
     "usd",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from selfcontrast.planning.costs import Lengths, forward, training_memory, training_operations
+from selfcontrast.planning.costs import BYTES, Lengths, forward, training_memory, training_operations
 from selfcontrast.planning.machines import Machine
 from selfcontrast.planning.shapes import Shape, named_shape
 from selfcontrast.schema import Execution, Model, Optimisation, Plugin, RewardModel, Study
@@ -35,16 +35,18 @@ def scoring_cost(
     """Return the tokens that a scorer runs over so many texts, the seconds of it, and the bytes of its weights.
 
     Args:
-        own: shape of the model that is trained, of which the study's reward models are too. They read prompts as well.
+        own: shape of the model that is trained, of which the study's reward models are too. All reward models read prompts
+            as well.
     """
-    if scorer.params.get("trained"):
-        shape, length = own, lengths.prompt + lengths.response
-    else:
-        shape = named_shape(str(scorer.params.get("model") or scorer.params.get("package")))
+    named = scorer.params.get("model") or scorer.params.get("package")
+    shape = named_shape(str(named)) if named else own
+    length = lengths.prompt + lengths.response
+    if scorer.kind != "reward":
         length = min(lengths.response, EMBEDDER_CONTEXT)
     tokens = texts * length
     operations = forward(shape, tokens, head_tokens=0, context=length)
-    return tokens, operations / (machine.flops * machine.score_share), 4.0 * shape.weights
+    number = BYTES[scorer.params.get("dtype", "float32")]
+    return tokens, operations / (machine.flops * machine.score_share), float(number * shape.weights)
 
 
 def trained_rewards(study: Study, scorers: Collection[str]) -> list[RewardModel]:

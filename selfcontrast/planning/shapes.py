@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcontrast.errors import ConfigError
+from selfcontrast.pins import split_revision
 from selfcontrast.schema import Model, Scratch
 
 POCKET_VOCABULARY = 150
@@ -87,11 +88,12 @@ def shape_of(model: Model) -> Shape:
 
 def named_shape(name: str) -> Shape:
     """Return the shape of a model given by folder, hub id or package."""
+    name, revision = split_revision(name)
     if Path(name, "config.json").is_file():
         return _shape_from_config(Path(name, "config.json"))
     if name in KNOWN:
         return KNOWN[name]
-    if (cached := _cached_config(name)) is not None:
+    if (cached := _cached_config(name, revision)) is not None:
         return _shape_from_config(cached)
     raise ConfigError(
         "the size of a model is not known, so the study cannot be priced",
@@ -106,12 +108,12 @@ def _scratch_shape(scratch: Scratch) -> Shape:
     return Shape(scratch.n_layers, width, 4 * width, width, POCKET_VOCABULARY, tied=True)
 
 
-def _cached_config(name: str) -> Path | None:
+def _cached_config(name: str, revision: str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(name, "config.json")
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
     except HFValidationError:
         return None
     return Path(found) if isinstance(found, str) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from selfcontrast.planning.scoring import reads_a_model, reward_cost, scoring_co
 from selfcontrast.planning.shapes import Shape, shape_of
 from selfcontrast.planning.stage import Stage, small_stage
 from selfcontrast.schema import Model, Plugin, RewardModel, Study
-from selfcontrast.sweep import arms_of, count_steps, models_of, pool_of, training_of
+from selfcontrast.sweep import Arm, arms_of, count_steps, models_of, pool_of, training_of, truth_of
 
 PRETRAIN_THREADS = 2
 """Cores of the rule pretrain, the only one with more than one."""
@@ -151,12 +151,7 @@ class _Planner:
         trained = [a for a in arms.values() if a.is_trained]
         for pool in dict.fromkeys(pool_of(self.study, a.selection) for a in trained):
             yield from self._pool(pool)
-        scored = {
-            (pool_of(self.study, a.selection), s)
-            for a in trained
-            if (s := self.study.selections[a.selection].params.get("scorer"))
-        }
-        e = self.study.evaluation
+        scored, e = self._scored_pools(trained), self.study.evaluation
         rewards = trained_rewards(self.study, {s for _, s in scored} | {e.judge, *e.scorers})
         for pool, scorer in sorted(scored | {(r.pool, r.labels) for r in rewards}):
             yield self._scores("score_pool", self.study.scorers[scorer], self.n_pool * (1 + self._n_responses(pool)))
@@ -166,7 +161,7 @@ class _Planner:
             answers = self.n_pool * self._n_responses(pool_of(self.study, arm.selection))
             yield small_stage("select_groups", self.machine, answers, jobs=len(self.study.seeds))
             yield self._train(arm)
-        yield small_stage("negatives", self.machine, len(trained) * self.n_pool)
+        yield small_stage("diagnose_negatives", self.machine, len(trained) * self.n_pool)
         yield self._respond(len(arms))
         held_out, jobs = getattr(splits, e.split) * (e.samples + 1), len(arms) * len(self.study.seeds)
         yield from benchmark_stages(self.study, self.dataset, self.name, self.machine)
@@ -175,13 +170,25 @@ class _Planner:
         for scorer in e.scorers:
             yield self._scores("score_arms", self.study.scorers[scorer], held_out * jobs)
 
+    def _scored_pools(self, trained: Sequence[Arm]) -> set[tuple[str, str]]:
+        """Return each pool and scorer that selections, the diagnosis of negatives or the similarity figure ask for."""
+        shown, truth = self.study.figures.similarity, truth_of(self.study, self.dataset)
+        found = {(shown.pool, s) for s in (shown.scorer, self.study.evaluation.judge)} if shown else set()
+        for arm in trained:
+            pool, scorer = pool_of(self.study, arm.selection), self.study.selections[arm.selection].params.get("scorer")
+            found |= {(pool, s) for s in (scorer, truth) if s}
+            if shown and shown.pool == pool:
+                found.add((pool, shown.scorer))
+        return found
+
     def _n_responses(self, pool: str) -> int:
         return int(self.study.pools[pool].params.get("n_responses", 1))
 
     def _sft(self) -> Stage:
         sft = self.model.sft
         if sft is None:
-            return Stage("sft", 1, self.model.gpus, seconds=self.machine.start_s, longest=self.machine.start_s)
+            one = min(1, self.model.gpus)  # nothing is trained: one process writes the checkpoint anew
+            return Stage("sft", 1, one, seconds=self.machine.start_s, longest=self.machine.start_s)
         rows = max(1, round(sft.epochs * self.study.datasets[self.dataset].splits.sft / sft.batch)) * sft.batch
         tokens, head = rows * (self.lengths.prompt + self.lengths.response), rows * self.lengths.response
         seconds = self.machine.start_s + _training_seconds(

@@ -90,7 +90,9 @@ class Execution(Strict):
 class Model(Strict):
     """A base model: a folder or hub id in the Hugging Face layout, or one trained from scratch."""
 
-    path: str | None = Field(None, description="folder or hub id of the checkpoint")
+    path: str | None = Field(
+        None, description="folder or hub id of the checkpoint; `@` and a commit behind an id pin it"
+    )
     scratch: Scratch | None = Field(None, description="train the base model from scratch on the pocket world")
     template: str = Field(
         "tokenizer", description="plug-in of selfcontrast/templates; `tokenizer` is the checkpoint's own chat template"

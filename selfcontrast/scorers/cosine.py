@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from selfcontrast.errors import InputError, StepError
+from selfcontrast.pins import split_revision
 from selfcontrast.records import PromptPool
 from selfcontrast.schema import Count, Strict
 
@@ -26,7 +27,7 @@ BLOCK_TEXTS = 16_384
 class Params(Strict):
     """Parameters of the scorer."""
 
-    model: str | None = Field(None, description="folder or hub id of a sentence-transformers model")
+    model: str | None = Field(None, description="folder or hub id (`@commit` pins it) of a sentence-transformers model")
     package: str | None = Field(
         None, description="installed Python package that carries the model: get_model_path() names its folder"
     )
@@ -98,14 +99,16 @@ def _embedder(params: Params) -> Callable[[Sequence[str]], ndarray]:
             raise StepError(
                 f"the embedding model's package `{params.package}` is not installed", remedy="run make env"
             ) from None
+    name, revision = split_revision(str(folder))
     try:
-        model = SentenceTransformer(str(folder), trust_remote_code=params.trust_remote_code)
+        model = SentenceTransformer(name, revision=revision, trust_remote_code=params.trust_remote_code)
     except (OSError, ValueError) as error:
         raise InputError(
             "the embedding model cannot be loaded",
             found=str(error).split("\n")[0],
             where=str(folder),
-            remedy="check `model` of the scorer in the study file",
+            remedy="check `model` of the scorer in the study file; where this machine has no network, fetch it before: "
+            f"`hf download {name}`",
         ) from None
 
     if params.pooling != "model":

@@ -26,7 +26,9 @@ PROMPTS_AT_A_TIME = 128
 class Params(Strict):
     """Parameters of the scorer."""
 
-    model: str | None = Field(None, description="folder or hub id of the reward model; weights as safetensors")
+    model: str | None = Field(
+        None, description="folder or hub id (`@commit` pins it) of the reward model; weights as safetensors"
+    )
     trained: Id | None = Field(
         None, description="id under `reward_models`, in place of `model`: one that the study trains"
     )

@@ -43,6 +43,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
             "jobs": r["jobs"],
             "wall_s": r["wall_s"],
             "tokens": sum(r[key] for key in TOKENS),
+            "gpu_s": r["gpu_s"],
+            "gpu_kj": r["gpu_kj"],
             "gpu": next((run["gpu"] for run in runs[r["stage"]] if run["gpu"]), None),
         }
         for r in rows

@@ -27,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dialogues", type=Path, required=True, metavar="MANIFEST", help="of the step prompts")
     parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")
     parser.add_argument("--base", required=True, help="folder or hub id of the base model")
+    parser.add_argument(
+        "--against", type=Path, nargs="+", default=[], metavar="FILE", help="questions on which the arms are evaluated"
+    )
     return cli.run_step(parser.parse_args(argv), work)
 
 
@@ -34,7 +37,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the findings."""
     from selfcontrast.checkpoints import load_tokenizer
     from selfcontrast.linting import findings as found
+    from selfcontrast.linting.across import HeldOut
     from selfcontrast.linting.passes import check_encoded, check_records, check_templates
+    from selfcontrast.linting.reading import benchmark_items
     from selfcontrast.rendering import renderer_of_base
 
     spec = step.spec
@@ -42,10 +47,11 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     renderer = renderer_of_base(
         load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"]), spec["template"]
     )
+    held_out = [HeldOut.index(path.name, benchmark_items(path)) for path in args.against]
     files = [file for path in args.records for file in artifacts.files_of(path)]
     findings = [
         *check_records(files, plugins.load("datasets", spec["adaptor"])),
-        *check_encoded(encoded, dialogues, renderer, max_length=spec["max_length"]),
+        *check_encoded(encoded, dialogues, renderer, max_length=spec["max_length"], held_out=held_out),
         *check_templates({"encode": encoded.manifest["template_sha256"], "base model": renderer.digest}),
     ]
     totals = found.totals(findings)

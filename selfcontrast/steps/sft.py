@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Train and save the model."""
+    from selfcontrast.checkpoints import source_of
     from selfcontrast.training.job import Job
     from selfcontrast.training.sft import Example, train_sft
 
@@ -35,6 +36,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     table = prompts.table("sft.parquet", [training_column(prompts.manifest), "target_ids"])
     examples = [Example(p, [t]) for p, t in zip(*table.values(), strict=True)]
     job = Job.start(args.base, args, step, template=spec["template"])
+    source = source_of(job.model)
     training, tokens = spec["training"], args.tokens or None
     length: dict[str, int] = {"n_steps": spec["n_steps"], "seed": spec["seed"]}
     if training["trainer"] == "trl":
@@ -51,14 +53,17 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         "steps": len(history),
         "first_loss": history[0]["loss"],
         "last_loss": history[-1]["loss"],
+        **source,
     }
     per_epoch = sum(len(e.prompt_ids) + e.n_tokens for e in examples)
     step.cost |= {"trained_tokens": round(per_epoch * len(history) * spec["training"]["batch"] / len(examples))}
 
 
 def _adopt(args: argparse.Namespace, step: cli.Step) -> None:
-    """Write the base model as the SFT model: it has been fine-tuned elsewhere."""
-    from selfcontrast.checkpoints import fit_to_tokenizer, load_model, load_tokenizer, save_checkpoint
+    """Write the base model as the SFT model: it has been fine-tuned elsewhere. Of several processes the first one does."""
+    if not cli.is_first_process():
+        return
+    from selfcontrast.checkpoints import fit_to_tokenizer, load_model, load_tokenizer, save_checkpoint, source_of
     from selfcontrast.rendering import Renderer, prepare_tokenizer
 
     spec = step.spec
@@ -72,7 +77,7 @@ def _adopt(args: argparse.Namespace, step: cli.Step) -> None:
     step.add_output("model")
     artifacts.write_jsonl(step.folder / "history.jsonl", [])
     step.add_output("history.jsonl")
-    step.report = {"examples": 0, "steps": 0, "new_tokens": len(new_tokens)}
+    step.report = {"examples": 0, "steps": 0, "new_tokens": len(new_tokens), **source_of(model)}
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 # From the bottom to the top. A part imports only from parts above which it stands; parts on one line do not know each
 # other. A package is one part: its modules may import each other, except plug-ins, which share only `_private` modules.
 LAYERS = (
-    ("__init__", "errors", "seeds", "records", "layout", "progress", "ragged", "energy", "task_pins"),
+    ("__init__", "errors", "seeds", "records", "layout", "progress", "ragged", "energy", "task_pins", "pins"),
     ("parquet",),
     ("plugins", "artifacts", "joins", "stored_pools", "escaping", "gpu", "slurm", "calibration"),
     ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering", "chunks"),

@@ -20,11 +20,11 @@ from selfcontrast.artifacts import Artifact
 from selfcontrast.errors import InputError
 from selfcontrast.linting import words
 from selfcontrast.linting.across import HeldOut, LengthSkew, Overlap
-from selfcontrast.linting.findings import Finding, Row, excerpt, to_text, to_tsv
+from selfcontrast.linting.findings import Finding, Row, Unusable, excerpt, to_text, to_tsv
 from selfcontrast.linting.passes import check_encoded, check_licence, check_records, check_templates, run_checks
 from selfcontrast.linting.reading import benchmark_items, guess_adaptor
 from selfcontrast.linting.text_checks import merits
-from selfcontrast.records import BadRecord, Dialogue, Message
+from selfcontrast.records import Dialogue, Message
 from selfcontrast.rendering import Renderer
 from selfcontrast.steps import encode, prompts
 from selfcontrast.steps import lint as lint_step
@@ -214,17 +214,66 @@ def test_only_a_licence_that_needs_a_look_is_noted(licence: str, expected: str |
 
 
 def test_records_that_the_adaptor_leaves_out_are_counted_by_reason() -> None:
-    found = run_checks([BadRecord("no", 3), row("a", "b"), BadRecord("no", 5), BadRecord("why", 6)], [])
+    found = run_checks([Unusable("row 3", "no"), row("a", "b"), Unusable("row 5", "no"), Unusable("row 6", "why")], [])
     assert [(f.what.rpartition(": ")[2], f.count, f.total, f.example) for f in found] == [
         ("no", 2, 4, "row 3"),
         ("why", 1, 4, "row 6"),
     ]
 
 
+def test_of_several_files_an_example_names_its_own_by_what_tells_them_apart(tmp_path: Path) -> None:
+    """The four subsets of HH-RLHF each have a train.jsonl.gz."""
+    fine = {"prompt": "Name a prime.", "response": "7", "rejected": "9"}
+    for folder in ("helpful", "harmless"):
+        (tmp_path / folder).mkdir()
+        rows = [fine, fine | {"response": ""}] if folder == "helpful" else [fine]
+        write_jsonl(tmp_path / folder / "train.jsonl", rows)
+    files = [tmp_path / folder / "train.jsonl" for folder in ("harmless", "helpful")]
+    found = by_check(check_records(files, plugins.load("datasets", "jsonl")))
+    assert found["unusable"].example == "helpful/train.jsonl row 2"
+    assert found["repeated"].example.startswith("helpful/train.jsonl row 1:")
+
+
+@pytest.mark.parametrize(("bad", "level"), [(5, "warning"), (6, "error")])
+def test_a_file_of_which_most_records_are_left_out_is_the_wrong_file(bad: int, level: str) -> None:
+    rows = [*(Unusable(f"row {i}", "no") for i in range(bad)), *(row(f"{i}", "b") for i in range(10 - bad))]
+    found = run_checks(rows, [])
+    assert [f.level for f in found] == [level]
+
+
+@pytest.mark.parametrize(("reversed_", "level"), [(1, "warning"), (2, "error")])
+def test_pairs_that_ultrafeedback_has_the_wrong_way_round_are_an_error(
+    tmp_path: Path, reversed_: int, level: str
+) -> None:
+    """The adaptor leaves such pairs out, so that no other check sees them; of 100 one is tolerated."""
+
+    def turns(i: int, answer: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"Is {i} a prime?"}, {"role": "assistant", "content": answer}]
+
+    records = [
+        {
+            "chosen": turns(i, "yes"),
+            "rejected": turns(i, "no"),
+            "score_chosen": 1.0 if i < reversed_ else 9.0,
+            "score_rejected": 5.0,
+        }
+        for i in range(100)
+    ]
+    path = write_jsonl(tmp_path / "r", records)
+    found = by_check(check_records([path], plugins.load("datasets", "ultrafeedback")))["unusable"]
+    assert (found.level, found.count, found.example) == (level, reversed_, "row 1")
+
+
 @pytest.mark.parametrize("layout", ["hh_rlhf", "nectar", "ultrachat"])
 def test_the_adaptor_is_guessed_from_the_first_record(tmp_path: Path, layout: str) -> None:
     write_records(tmp_path / "records", layout=layout, dialogues=3, seed=0)
     assert guess_adaptor(tmp_path / "records") == layout
+
+
+def test_an_adaptor_that_finds_a_dialogue_goes_before_one_that_leaves_the_record_out(tmp_path: Path) -> None:
+    """UltraChat's adaptor can read messages whose answer stands beside them, but finds no answer in any record."""
+    record = {"messages": [{"role": "user", "content": "Name a prime."}], "response": "7"}
+    assert guess_adaptor(write_jsonl(tmp_path / "r", [record])) == "jsonl"
 
 
 def test_a_file_that_fits_no_adaptor_asks_for_one(tmp_path: Path) -> None:
@@ -339,6 +388,7 @@ def encode_records(records: Path, adaptor: str) -> argparse.Namespace:
         dialogues=dialogues,
         prompts=run(encode, "hh/pocket/prompts", spec, *flags),
         base=str(root / "model"),
+        against=[],
         folder=root / "hh" / "pocket" / "lint",
         spec={**base, "adaptor": adaptor, "errors": "stop"},
     )
@@ -369,6 +419,23 @@ def test_step_writes_a_table_and_counts_its_levels(encoded: argparse.Namespace) 
     assert lines[0] == "level\tcheck\twhat\tcount\tshare\texample"
     assert step.report["findings"]["error"] == 0
     assert sum(step.report["findings"].values()) == len(lines) - 1
+
+
+def test_step_looks_for_the_questions_on_which_arms_are_evaluated(encoded: argparse.Namespace, tmp_path: Path) -> None:
+    members = artifacts.read_table(encoded.prompts.parent / "sft.parquet")["prompt_id"]
+    _, trained = next(
+        row
+        for row in artifacts.read_jsonl(encoded.dialogues.parent / "dialogues.jsonl.gz")
+        if row[1]["prompt_id"] in members
+    )
+    question = trained["messages"][-1]["content"]
+    encoded.against = [
+        write_jsonl(tmp_path / "question.jsonl", [{"turns": [question]}, {"turns": ["Something else?"]}])
+    ]
+    run_step(encoded)
+    lines = (encoded.folder / "findings.tsv").read_text().splitlines()
+    (found,) = [line.split("\t") for line in lines if "`question.jsonl`" in line]
+    assert found[:2] + found[3:5] == ["warning", "overlap", "1", "0.5"]
 
 
 def test_step_stops_at_another_template_unless_the_study_says_report(encoded: argparse.Namespace) -> None:

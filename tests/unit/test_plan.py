@@ -159,11 +159,11 @@ def test_jobs_are_those_of_the_workflow() -> None:
         "gather_pool": 2,
         "ref_logps": 2,
         "gather_logps": 2,
-        "score_pool": 1,
+        "score_pool": 3,  # by cosine and by the truth, and the annotated answers by the truth
         "train_reward": 1,
         "select_groups": 6,
         "train": 6,
-        "negatives": 1,
+        "diagnose_negatives": 1,
         "respond": 8,
         "score_answers": 8,
         "pocket_tasks": 1,
@@ -234,12 +234,20 @@ def test_study_without_gpus_is_priced_for_a_core() -> None:
 
 def test_ledger_joins_plan_and_fact_by_step() -> None:
     study = load_study("smoke")
-    fact = {"jobs": 6, "wall_s": 60.0, "tokens": 100, "gpu": None}
+    fact = {"jobs": 6, "wall_s": 60.0, "tokens": 100, "gpu_s": 0.0, "gpu_kj": 0.0, "gpu": None}
     rows = ledger(study, {"train": fact, "score": {**fact, "jobs": 9}, "figures": fact}, results=Path("nowhere"))
     train, score = rows
     plan = stages_of(study)
     assert train["fact_over_plan"] == round(60 / plan["train"].seconds, 2)
-    assert score["planned_jobs"] == plan["score_pool"].jobs + plan["score_answers"].jobs == 9
+    assert score["planned_jobs"] == plan["score_pool"].jobs + plan["score_answers"].jobs == 11
+
+
+def test_ledger_compares_the_time_of_gpus_and_tells_their_energy() -> None:
+    study = load_study("paper-1gpu")
+    fact = {"jobs": 30, "wall_s": 40_000.0, "tokens": 1, "gpu_s": 39_000.0, "gpu_kj": 21_000.0, "gpu": "NVIDIA H100"}
+    (row,) = ledger(study, {"train": fact}, results=Path("nowhere"))
+    assert row["planned_gpu_s"] == round(stages_of(study, "h100")["train"].seconds, 1) == row["planned_s"]
+    assert (row["gpu_s"], row["gpu_kj"]) == (39_000.0, 21_000.0)
 
 
 def test_machine_is_told_by_the_name_of_the_gpu() -> None:
@@ -273,3 +281,23 @@ def test_energy_is_read_from_the_visible_gpus(monkeypatch: pytest.MonkeyPatch) -
     assert energy.read_joules() == 5000
     monkeypatch.setattr(Nvml, "nvmlInit", lambda: (_ for _ in ()).throw(RuntimeError("no driver")))
     assert energy.read_joules() is None
+
+
+def test_every_stage_is_a_rule() -> None:
+    """A dry run finds a stage by the name of its rule, and the ledger by that of its step: another name is left out there."""
+    rules = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "rules").glob("*.smk"))
+    for study in ("smoke", "tiny", "paper"):
+        for stage in stages_of(load_study(study)):
+            assert f"\nrule {stage}:\n" in f"\n{rules}", stage
+
+
+def test_a_similarity_figure_has_the_judge_score_the_pool() -> None:
+    study = load_study("paper-1gpu")
+    without = study.model_copy(update={"figures": study.figures.model_copy(update={"similarity": None})})
+    by_judge = stages_of(study, "h100")["score_pool"].tokens - stages_of(without, "h100")["score_pool"].tokens
+    assert by_judge == 33 * 10_000 * (200 + 150)  # a reward model reads the prompt too
+
+
+def test_a_scorer_takes_the_memory_of_its_type() -> None:
+    stage = stages_of(load_study("paper"), "h100")["score_answers"]
+    assert stage.memory == 2 * KNOWN["berkeley-nest/Starling-RM-7B-alpha"].weights

@@ -212,6 +212,10 @@ class Chain:
         spec = {**LOADING, "template": self.template, "n_steps": 2, "seed": 3, "training": OPTIMISATION | training}
         return self.run("sft", sft, spec, "--prompts", "@prompts", "--base", self.base)
 
+    def adopt(self) -> dict[str, Any]:
+        spec = {**LOADING, "template": self.template, "n_steps": 0, "seed": 3, "training": None}
+        return self.run("sft", sft, spec, "--prompts", "@prompts", "--base", self.base)
+
     def pool(self) -> dict[str, Any]:
         spec = {**LOADING, "template": self.template, "pool": "own", "kind": "policy", "seed": 2}
         spec["params"] = {"n_responses": 2, "max_new_tokens": 4}
@@ -249,6 +253,27 @@ def turns_of(i: int) -> list[tuple[str, str]]:
 
 
 TOKENIZER = build_tokenizer(max_length=512)
+
+
+def test_a_checkpoint_that_has_had_its_sft_passes_with_the_tokens_of_the_template(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, "chatml")
+    encoded, adopted = chain.encode(), chain.adopt()
+    assert adopted["template_sha256"] == encoded["template_sha256"]
+    assert adopted["report"] == {"examples": 0, "steps": 0, "new_tokens": 2}
+    before, after = (
+        load_model(folder, dtype="float32").state_dict() for folder in (chain.base, tmp_path / "sft/model")
+    )
+    assert all(torch.equal(after[name][: len(value)], value) for name, value in before.items())
+    assert chain.pool()["template_sha256"] == encoded["template_sha256"]
+
+
+def test_of_several_processes_one_writes_such_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = Chain(tmp_path, "tokenizer")
+    chain.encode()
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(InputError, match="a file is missing"):  # no manifest: the first process writes it
+        chain.adopt()
+    assert [f.name for f in (tmp_path / "sft").iterdir()] == ["spec.json"]
 
 
 @pytest.mark.parametrize("template", ["tokenizer", "chatml", "zephyr_reference"])

@@ -137,6 +137,11 @@ def test_switches_hold_unless_the_environment_says_otherwise_and_are_recorded(
     assert found["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
 
 
+def test_secrets_of_its_server_are_not_recorded(vllm: SimpleNamespace, model: Path) -> None:
+    os.environ["VLLM_API_KEY"] = "sk-secret"
+    assert "sk-secret" not in str(VllmSampler(model, dtype="float32", max_length=64).settings)
+
+
 def test_policy_opens_the_back_end_that_the_spec_names_and_notes_it_for_run_json(
     vllm: SimpleNamespace, model: Path
 ) -> None:

@@ -152,6 +152,24 @@ def test_several_gpus_train_by_accelerate_and_other_steps_use_one(two_gpus):
     assert {x.split("selfcontrast.steps.")[1].split()[0] for x in others if "--granted 0" in x} == {"pretrain", "judge"}
 
 
+def test_a_checkpoint_that_has_had_its_sft_is_written_by_one_process(two_gpus):
+    """Several would write, and remove, each other's files."""
+    two_gpus.edit("config/smoke.yaml", "sft: {lr: 1.0e-3, batch: 16, epochs: 1}", "sft: null")
+    (command,) = [x for x in gpu_commands(two_gpus, gpus="0,1,2,3") if "selfcontrast.steps.sft " in x]
+    assert "--granted 1 --asked 1 -- -m" in command
+
+
+def test_memory_grows_with_the_processes_of_a_training(two_gpus):
+    """Each of them loads all weights before they are divided: eight with 7 billion of float32 take 230 GB."""
+    done = two_gpus.snakemake("-n", "--config", "study=smoke", "--workflow-profile", "profiles/slurm")
+    assert done.returncode == 0, done.stdout[-2000:]
+    wanted = {
+        rule: re.search(r"mem_mb=(\d+)", block)[1]
+        for rule, block in re.findall(r"^rule (sft|train):\n((?:    .*\n)+)", done.stdout, re.M)
+    }
+    assert wanted == {"sft": "80000", "train": "80000"}
+
+
 @pytest.mark.parametrize(
     ("gpus", "flags", "granted"),
     [
