@@ -70,7 +70,18 @@ def run_name():
     return getattr(workflow.scheduler._executor, "run_uuid", "")
 
 
+def check_rewards():
+    """End the run before its first job where the weights of a reward model, which are read last, cannot be."""
+    from selfcontrast.reward_models import check_weights
+
+    try:
+        check_weights(cfg)
+    except SelfContrastError as error:
+        fail(error)
+
+
 onstart:
+    check_rewards()
     lock_study()
 
 

@@ -15,6 +15,10 @@ from pathlib import Path
 from selfcontrast.errors import InputError, StepError
 from selfcontrast.pins import split_revision
 
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+WEIGHTS = (".safetensors", *PICKLED)
+"""Endings of files that hold weights."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -65,6 +69,30 @@ def model_folder(name: str) -> Path:
             + repo
             + (f" --revision {revision}`" if revision else "`"),
         ) from None
+
+
+def names_of_files(name: str) -> list[str] | None:
+    """Return the files of a checkpoint, a folder or a hub id; None where neither the cache nor the hub can tell them all.
+
+    The cache may hold a part: it is believed if it has weights.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import errors as hub_errors
+
+    repo, revision = split_revision(name)
+    if Path(repo).is_dir():
+        return sorted(p.name for p in Path(repo).iterdir())
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        cached = sorted(p.name for p in folder.iterdir())
+        if any(file.endswith(WEIGHTS) for file in cached):
+            return cached
+    except (hub_errors.LocalEntryNotFoundError, hub_errors.HFValidationError, OSError):
+        pass
+    try:
+        return sorted(HfApi().list_repo_files(repo, revision=revision))
+    except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError, hub_errors.HTTPError, OSError):  # type: ignore[attr-defined]
+        return None
 
 
 def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Snapshot:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from selfcontrast.rendering import Renderer
+    from selfcontrast.schema import Study
 
 Layout = Literal["sequence", "value_head"]
 
@@ -27,6 +28,29 @@ TRAINED_TEMPLATE = "tokenizer"
 
 ReadReward = Callable[["Tensor", "Tensor"], "Tensor"]
 """Token ids and mask, ``(rows, tokens)``, padded on the right; to rewards, ``(rows,)``."""
+
+
+def check_weights(study: Study) -> None:
+    """Refuse a reward model whose weights are pickled, or missing, before the first job: rewards are read last.
+
+    A model that neither a folder, the cache nor the hub can tell anything of passes: its job will say so.
+
+    Raises:
+        InputError: there is one.
+    """
+    from selfcontrast import hub
+
+    for key, scorer in study.scorers.items():
+        name = scorer.params.get("model")
+        files = hub.names_of_files(name) if scorer.kind == "reward" and name is not None else None
+        if files is None or any(file.endswith(".safetensors") for file in files):
+            continue
+        raise InputError(
+            "a reward model has no weights as safetensors, and pickled weights are not opened",
+            found=", ".join(file for file in files if file.endswith(hub.PICKLED)) or "no weights at all",
+            where=f"scorers.{key}.model: {name}",
+            remedy="convert it once, as docs/reward-models.md says, and name the new folder",
+        )
 
 
 def load_reward_model(folder: Path, layout: Layout, *, dtype: str, trust_remote_code: bool) -> tuple[ReadReward, str]:

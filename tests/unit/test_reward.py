@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from selfcontrast.config import parse_study
+from selfcontrast.config import load_study, parse_study
 from selfcontrast.errors import InputError
 from selfcontrast.records import TARGET, Answer, Message, PromptPool
 from selfcontrast.rendering import Renderer
+from selfcontrast.reward_models import check_weights
+from selfcontrast.schema import Study
 from selfcontrast.scorers import reward
 from selfcontrast.world.checkpoint import build_tokenizer
 
@@ -155,3 +157,56 @@ def smoke() -> Callable[..., dict[str, Any]]:
 
     path = Path(__file__).resolve().parents[2] / "config" / "smoke.yaml"
     return lambda: {"name": "smoke", **yaml.safe_load(path.read_text(encoding="utf-8"))}
+
+
+def judged_by(model: str) -> Study:
+    raw = load_study("smoke").model_dump(mode="json", exclude_defaults=True)
+    raw["scorers"]["judge"] = {"kind": "reward", "model": model}
+    return parse_study(raw, where="test")
+
+
+def cached(home: Path, *names: str) -> None:
+    """Write the cache of the hub's client with a snapshot of owner/model."""
+    repo = home / "hub" / "models--owner--model"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("0" * 40)
+    snapshot = repo / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    for name in names:
+        (snapshot / name).touch()
+
+
+def test_pickled_weights_are_refused_before_the_first_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a folder, so of a hub id in the cache; what nothing can be told of passes, and so does a part with safetensors."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", _unreachable)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"(?s)no weights at all.*scorers.judge.model.*docs/reward-models.md"):
+        check_weights(judged_by(str(folder)))
+    check_weights(judged_by("owner/model"))
+    cached(tmp_path / "home", "config.json", "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"(?s)pytorch_model.bin.*owner/model"):
+        check_weights(judged_by("owner/model"))
+    (folder / "model.safetensors").touch()
+    check_weights(judged_by(str(folder)))
+
+
+def test_the_hub_is_asked_where_the_cache_has_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    asked: list[Any] = []
+
+    def listed(self: object, repo: str, *, revision: str | None) -> list[str]:
+        asked.append((repo, revision))
+        return ["README.md", "pytorch_model.bin"]
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", listed)
+    cached(tmp_path / "home", "config.json")
+    with pytest.raises(InputError, match=r"pytorch_model.bin"):
+        check_weights(judged_by("owner/model@main"))
+    assert asked == [("owner/model", "main")]
+
+
+def _unreachable(*_: object, **__: object) -> None:
+    raise OSError("no network")
