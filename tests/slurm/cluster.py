@@ -152,6 +152,7 @@ class Cluster:
         if (self.folder / "slurmctld.pid").exists():
             self.ask("scancel", "--user=root", "--full", check=False)
             self._wait_for(lambda: not self.ask("squeue", "-h", check=False), "the end of all jobs", fail=False)
+        _end_orphans()
         for program, file in (("slurmd", "slurmd.pid"), ("slurmctld", "slurmctld.pid"), ("munged", "munge.pid")):
             _end(program, self.folder / file)
         for path in CONFIGURATION:
@@ -177,6 +178,17 @@ class Cluster:
                     raise RuntimeError(f"waited {seconds:.0f} s for {what} in vain\n{logs}")
                 return
             time.sleep(0.1)
+
+
+def _end_orphans() -> None:
+    """End what Slurm lost sight of: without cgroups, that is what outlives the shell of a cancelled job.
+
+    Snakemake may hang there for good, in its handler of SIGTERM.
+    """
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("SLURM_CLUSTER_NAME") == NAME:
+                process.kill()
 
 
 def _free_port() -> int:
