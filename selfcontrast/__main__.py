@@ -111,10 +111,10 @@ def publish(name: str) -> str:
 
 
 def calibrate(folder: Path, leaderboard: Path | None) -> int:
-    """Print the win rates of published judgements; return 1 if one differs from the leaderboard, else 0."""
-    text, is_equal = calibration.report(folder, leaderboard)
+    """Print the win rates of published judgements; return 1 if one differs from the leaderboard or cannot be read, else 0."""
+    text, is_well = calibration.report(folder, leaderboard)
     print(text)
-    return 0 if is_equal else 1
+    return 0 if is_well else 1
 
 
 def schema() -> str:

@@ -69,13 +69,13 @@ def win_rate(preferences: Iterable[float | None]) -> WinRate:
     return WinRate(100 * mean, 100 * math.sqrt(variance / n), n, len(values) - len(known), len(known) - n)
 
 
-def read_judged(folder: Path) -> list[Judged]:
-    """Return the win rates of all ``annotations.json`` below a folder, by model and annotator.
+def read_judged(folder: Path) -> tuple[list[Judged], list[InputError]]:
+    """Return the win rates of all ``annotations.json`` below a folder, by model and annotator, and what cannot be read.
 
     Model and annotator are the names of the two folders above the file; for a file that lies higher, what its rows say.
 
     Raises:
-        InputError: there is none, or one is not what it should be.
+        InputError: there is none, or none can be read.
     """
     paths = sorted(folder.rglob(ANNOTATIONS))
     if not paths:
@@ -85,7 +85,16 @@ def read_judged(folder: Path) -> list[Judged]:
             where=str(folder),
             remedy="name that folder",
         )
-    return sorted((_read(p, folder) for p in paths), key=lambda j: (j.annotator, -j.rate.value, j.model))
+    judged: list[Judged] = []
+    problems: list[InputError] = []
+    for path in paths:
+        try:
+            judged.append(_read(path, folder))
+        except InputError as error:
+            problems.append(error)
+    if not judged:
+        raise problems[0]
+    return sorted(judged, key=lambda j: (j.annotator, -j.rate.value, j.model)), problems
 
 
 def _read(path: Path, root: Path) -> Judged:
@@ -166,15 +175,17 @@ def annotator_of(leaderboard: Path) -> str | None:
 
 
 def report(folder: Path, leaderboard: Path | None) -> tuple[str, bool]:
-    """Return a table of all win rates, and whether those on the leaderboard are equal to it to three decimals."""
-    judged = read_judged(folder)
+    """Return a table of all win rates, and whether every file was read and equals the leaderboard to three decimals."""
+    judged, problems = read_judged(folder)
     width = max(len("model"), *(len(j.model) for j in judged))
     lines = [f"{'model':<{width}}  {'win rate %':>10}  {'std. error':>10}  {'n':>5}  {'nulls':>5}  annotator"]
     for j in judged:
         rate = f"{j.rate.value:10.3f}  {j.rate.standard_error:10.3f}  {j.rate.n:5d}  {j.rate.nulls + j.rate.invalid:5d}"
         lines.append(f"{j.model:<{width}}  {rate}  {j.annotator}")
+    if problems:
+        lines += [f"\n{len(problems)} of {len(judged) + len(problems)} files cannot be read:", *map(str, problems)]
     if leaderboard is None:
-        return "\n".join(lines), True
+        return "\n".join(lines), not problems
     found = list(differences(judged, read_leaderboard(leaderboard), annotator=annotator_of(leaderboard)))
     if not found:
         raise InputError(
@@ -188,4 +199,4 @@ def report(folder: Path, leaderboard: Path | None) -> tuple[str, bool]:
         f"\n{len(found)} of {len(judged)} are on {leaderboard.name}; largest difference {largest:.6f} ({worst.model})"
     )
     lines += [f"differs by {d:.6f}: {j.model}" for j, d in found if not d <= TOLERANCE]
-    return "\n".join(lines), all(d <= TOLERANCE for _, d in found)
+    return "\n".join(lines), not problems and all(d <= TOLERANCE for _, d in found)

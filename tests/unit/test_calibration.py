@@ -137,8 +137,8 @@ def test_other_places_of_the_file_are_found(tmp_path: Path) -> None:
     """Deeper folders: the two above the file count. At the top: what the rows say."""
     path = write(tmp_path / "a", "x-7b", [1, 2])
     (tmp_path / "annotations.json").write_bytes(path.read_bytes())
-    assert [(j.model, j.annotator) for j in read_judged(tmp_path)] == [("x-7b", JUDGE), ("x-7b", JUDGE)]
-    assert read_judged(tmp_path / "a" / "x-7b")[0].model == "x-7b"
+    assert [(j.model, j.annotator) for j in read_judged(tmp_path)[0]] == [("x-7b", JUDGE), ("x-7b", JUDGE)]
+    assert read_judged(tmp_path / "a" / "x-7b")[0][0].model == "x-7b"
 
 
 def test_leaderboard_of_another_name_is_compared_with_all(tmp_path: Path) -> None:
@@ -170,6 +170,19 @@ def test_a_file_that_is_no_annotations_is_named(
     err = capsys.readouterr().err
     assert message in err
     assert str(path) in err
+
+
+def test_a_file_that_cannot_be_read_does_not_hide_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = published_study(tmp_path)
+    path = write(tmp_path, "unjudged-7b", [None, None])
+    assert main(["calibrate", str(tmp_path), "--leaderboard", str(leaderboard(tmp_path, truth))]) == 1
+    out = capsys.readouterr().out
+    assert all(f"{model} " in out for model in truth)
+    assert "1 of 4 files cannot be read:\nthere is no preference" in out
+    assert str(path) in out
+    assert "3 of 3 are on" in out
 
 
 def test_nothing_to_read_and_nothing_to_compare_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
