@@ -63,14 +63,7 @@ try:
 except SelfContrastError as error:
     fail(error)
 
-
-FIGURES = ["scaling", "filters", "similarity", "length", "negatives"]
-if cfg.figures.gradient is not None:
-    FIGURES.append("gradient")
-if cfg.evaluation.judges:
-    FIGURES.append("judges")
-if cfg.evaluation.scorers:
-    FIGURES.append("overoptimisation")
+FIGURES = sweep.figures_of(cfg)
 
 
 wildcard_constraints:

@@ -138,3 +138,20 @@ def truth_of(study: Study, dataset: str) -> str | None:
         return study.figures.truth
     graders = [key for key, scorer in study.scorers.items() if scorer.kind == "grade"]
     return graders[0] if graders and study.datasets[dataset].world is not None else None
+
+
+def figures_of(study: Study) -> list[str]:
+    """Return the figures that a study can have."""
+    wanted = {
+        "gradient": study.figures.gradient is not None,
+        "judges": bool(study.evaluation.judges),
+        "overoptimisation": bool(study.evaluation.scorers),
+    }
+    return [
+        "scaling",
+        "filters",
+        "similarity",
+        "length",
+        "negatives",
+        *(name for name, there in wanted.items() if there),
+    ]

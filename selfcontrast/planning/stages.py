@@ -24,13 +24,22 @@ from selfcontrast.planning.scoring import reads_a_model, reward_cost, scoring_co
 from selfcontrast.planning.shapes import Shape, shape_of
 from selfcontrast.planning.stage import Stage, small_stage
 from selfcontrast.schema import Model, Plugin, RewardModel, Study
-from selfcontrast.sweep import Arm, arms_of, count_steps, models_of, pool_of, training_of, truth_of
+from selfcontrast.sweep import Arm, arms_of, count_steps, figures_of, models_of, pool_of, training_of, truth_of
 
 PRETRAIN_THREADS = 2
 """Cores of the rule pretrain, the only one with more than one."""
 
 IMPORT_S = 3.0
 """Seconds to import tokenizers and what they need."""
+
+FRAMES_S = 1.0
+"""Seconds to import tables, statistics or figures, and to draw one."""
+
+RESAMPLING_S = 1e-4
+"""Seconds of the tables for each arm, seed and prompt, with all metrics: about that from 15 arms (`tiny`) to 100."""
+
+PASS_S = 0.02
+"""Seconds of a backward pass by itself, beyond its operations, whose gradient is sketched: measured on one core."""
 
 
 def plan_study(study: Study, machine: Machine, *, results: Path) -> list[Stage]:
@@ -80,8 +89,24 @@ def _all_stages(study: Study, machine: Machine, results: Path) -> Iterator[Stage
                 continue
             planner = _Planner(study, machine, dataset, name, lengths_of(study, dataset, name, results=results))
             yield from planner.stages()
-    for rule in ("tables", "cost"):
-        yield small_stage(rule, machine, 0)
+    yield _slower(small_stage("tables", machine, 0), FRAMES_S + RESAMPLING_S * _n_cells(study))
+    yield _slower(small_stage("figures", machine, 0, jobs=len(figures_of(study))), FRAMES_S)
+    yield small_stage("cost", machine, 0)
+    yield _slower(small_stage("report", machine, 0), FRAMES_S)
+
+
+def _slower(stage: Stage, seconds: float) -> Stage:
+    """Return a stage each of whose jobs takes so many seconds more."""
+    return replace(stage, seconds=stage.seconds + stage.jobs * seconds, longest=stage.longest + seconds)
+
+
+def _n_cells(study: Study) -> int:
+    """Return how many arms, seeds and held-out prompts there are together."""
+    split = study.evaluation.split
+    return len(study.seeds) * sum(
+        len(arms_of(study, name)) * len(models_of(study, name)) * getattr(data.splits, split)
+        for name, data in study.datasets.items()
+    )
 
 
 def _pretraining(model: Model, machine: Machine) -> Stage:
@@ -144,8 +169,7 @@ class _Planner:
         splits = self.study.datasets[self.dataset].splits
         rows = splits.sft + splits.validation + splits.test
         for rule in ("encode", "lint"):
-            small = small_stage(rule, self.machine, rows)
-            yield replace(small, seconds=small.seconds + IMPORT_S, longest=small.longest + IMPORT_S)
+            yield _slower(small_stage(rule, self.machine, rows), IMPORT_S)
         yield self._sft()
         arms = arms_of(self.study, self.dataset)
         trained = [a for a in arms.values() if a.is_trained]
@@ -162,6 +186,8 @@ class _Planner:
             yield small_stage("select_groups", self.machine, answers, jobs=len(self.study.seeds))
             yield self._train(arm)
         yield small_stage("diagnose_negatives", self.machine, len(trained) * self.n_pool)
+        if (shown := self.study.figures.gradient) is not None:
+            yield self._gradient(min(shown.prompts, self.n_pool), shown.negatives)
         yield self._respond(len(arms))
         held_out, jobs = getattr(splits, e.split) * (e.samples + 1), len(arms) * len(self.study.seeds)
         yield from benchmark_stages(self.study, self.dataset, self.name, self.machine)
@@ -269,6 +295,17 @@ class _Planner:
             seconds,
             memory,
             jobs * kept,
+        )
+
+    def _gradient(self, prompts: int, negatives: int) -> Stage:
+        """Return the variance of the gradient: a backward pass for each target and each response, sketched."""
+        passes, length = prompts * (negatives + 1), self.lengths.prompt + self.lengths.response
+        head = passes * self.lengths.response
+        operations = 3 * forward(self.shape, passes * length, head_tokens=head, context=length / 2)
+        worked = operations / (self.machine.flops * self.machine.train_share) + passes * PASS_S
+        seconds, memory = self.machine.start_s + worked, 2 * self.stored_weights
+        return Stage(
+            "gradient_noise", 1, self.readers, passes, passes * length, seconds=seconds, longest=seconds, memory=memory
         )
 
     def _respond(self, n_arms: int) -> Stage:

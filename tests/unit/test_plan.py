@@ -120,7 +120,10 @@ def test_sampling_is_bound_by_the_bytes_it_reads() -> None:
 # Against the published run
 
 
-@pytest.mark.parametrize("stage", ["train", "respond", "benchmark", "pretrain", "ref_logps", "generate_shard"])
+@pytest.mark.parametrize(
+    "stage",
+    ["train", "respond", "benchmark", "pretrain", "ref_logps", "generate_shard", "gradient_noise", "tables", "figures"],
+)
 def test_plan_of_tiny_is_within_a_factor_of_two_of_the_published_run(stage: str) -> None:
     """These stages took nearly 9 of 10 seconds."""
     took = published_seconds()
@@ -169,8 +172,11 @@ def test_jobs_are_those_of_the_workflow() -> None:
         "pocket_tasks": 1,
         "benchmark": 4,
         "score_arms": 1,
+        "gradient_noise": 1,
         "tables": 1,
+        "figures": 8,
         "cost": 1,
+        "report": 1,
     }
     assert found["generate_shard"].answers == 16 * 8 + 16
 
@@ -235,7 +241,7 @@ def test_study_without_gpus_is_priced_for_a_core() -> None:
 def test_ledger_joins_plan_and_fact_by_step() -> None:
     study = load_study("smoke")
     fact = {"jobs": 6, "wall_s": 60.0, "tokens": 100, "gpu_s": 0.0, "gpu_kj": 0.0, "gpu": None}
-    rows = ledger(study, {"train": fact, "score": {**fact, "jobs": 9}, "figures": fact}, results=Path("nowhere"))
+    rows = ledger(study, {"train": fact, "score": {**fact, "jobs": 9}, "all": fact}, results=Path("nowhere"))
     train, score = rows
     plan = stages_of(study)
     assert train["fact_over_plan"] == round(60 / plan["train"].seconds, 2)
