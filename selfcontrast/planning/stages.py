@@ -38,7 +38,7 @@ FRAMES_S = 1.0
 RESAMPLING_S = 1e-4
 """Seconds of the tables for each arm, seed and prompt, with all metrics: about that from 15 arms (`tiny`) to 100."""
 
-PASS_S = 0.02
+PASS_S = 0.013
 """Seconds of a backward pass by itself, beyond its operations, whose gradient is sketched: measured on one core."""
 
 
