@@ -30,6 +30,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     from selfcontrast.world.dialogues import draw_question, mixed_answer
 
     torch.set_num_threads(args.threads)
+    # Two threads compute here: sums whose order they may settle between them are kept in one order.
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads such memory
     spec = step.spec
     tokenizer = build_tokenizer(max_length=spec["max_length"])
     renderer = Renderer(tokenizer, "tokenizer")
