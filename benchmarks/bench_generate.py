@@ -79,8 +79,9 @@ def main() -> None:
         sys.exit(f"There is no finished study under {args.results}: run `make tiny` first, or name one with --results.")
     from selfcontrast.artifacts import read_table
     from selfcontrast.checkpoints import load_model, load_tokenizer
+    from selfcontrast.threads import use_threads
 
-    torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     model = load_model(args.results / "sft/model", dtype="float32")
     eos = int(load_tokenizer(args.results / "sft/model").eos_token_id)
     prompts = read_table(table, ["prompt_ids"])["prompt_ids"][: args.prompts]

@@ -33,6 +33,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from selfcontrast.lm_head import label_logps
+from selfcontrast.threads import use_threads
 
 BETA = 0.1
 LR = 1e-5
@@ -291,7 +292,7 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=[*OURS, *PEERS], help=argparse.SUPPRESS)
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
-    torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     size = args.gpu or "cpu"
     shapes = [Shape(size, k, args.prompt, args.response, batch=max(1, 4 // k) if size == "cpu" else 1) for k in args.k]
     if args.memory_of:

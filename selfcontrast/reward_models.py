@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from selfcontrast.errors import InputError
 from selfcontrast.records import Message
+from selfcontrast.threads import choose_kernels
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +67,7 @@ def load_reward_model(folder: Path, layout: Layout, *, dtype: str, trust_remote_
     """
     import torch
 
+    choose_kernels()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     load = _load_classifier if layout == "sequence" else _load_value_head
     try:

@@ -16,6 +16,7 @@ from selfcontrast.errors import InputError, StepError
 from selfcontrast.pins import split_revision
 from selfcontrast.records import PromptPool
 from selfcontrast.schema import Count, Strict
+from selfcontrast.threads import choose_kernels
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -91,6 +92,7 @@ def _embedder(params: Params) -> Callable[[Sequence[str]], ndarray]:
     """Load the embedding model and return the function that turns texts into unit vectors."""
     from sentence_transformers import SentenceTransformer
 
+    choose_kernels()
     folder = params.model
     if params.package is not None:
         try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from selfcontrast import cli
 from selfcontrast.records import Message
 from selfcontrast.seeds import derive_seed
+from selfcontrast.threads import use_threads
 
 if TYPE_CHECKING:
     from selfcontrast.backends import Policy
@@ -44,15 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the answers."""
-    import torch
-
     from selfcontrast import artifacts
     from selfcontrast.backends import Policy
     from selfcontrast.checkpoints import load_tokenizer
     from selfcontrast.judging.questions import read_questions
     from selfcontrast.rendering import Renderer
 
-    torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     spec = step.spec
     loading = artifacts.read_json(args.policy_spec)
     folder = step.open(args.policy).path("model")

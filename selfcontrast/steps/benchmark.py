@@ -14,6 +14,7 @@ from pathlib import Path
 
 from selfcontrast import cli
 from selfcontrast.task_pins import HARNESS, POCKET_TASKS
+from selfcontrast.threads import use_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,15 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the results."""
-    import torch
-
     from selfcontrast import artifacts
     from selfcontrast.checkpoints import load_model, load_tokenizer
     from selfcontrast.harness.running import run_tasks
     from selfcontrast.rendering import Renderer
     from selfcontrast.sources import content_hash, task_files
 
-    torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     spec = step.spec
     loading = artifacts.read_json(args.policy_spec)
     checkpoint = step.open(args.policy).path("model")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from selfcontrast import cli, plugins
 from selfcontrast.seeds import derive_seed
+from selfcontrast.threads import use_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,14 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the responses of the shard, in prompt order."""
-    import torch
-
     from selfcontrast.backends import Policy
     from selfcontrast.checkpoints import load_tokenizer
     from selfcontrast.pools._context import PoolContext, PoolPrompt
     from selfcontrast.rendering import Renderer
 
-    torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     spec = step.spec
     shard, shards = (int(x) for x in args.shard.split("-of-"))
     table = step.open(args.prompts).table("pool.parquet", ["prompt_id", "prompt_ids", "rejected"])

@@ -14,6 +14,7 @@ from pathlib import Path
 from selfcontrast import cli
 from selfcontrast.errors import InputError
 from selfcontrast.seeds import derive_seed
+from selfcontrast.threads import use_threads
 
 RESAMPLES = 1000
 
@@ -30,13 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the curve."""
     import numpy as np
-    import torch
 
     from selfcontrast.checkpoints import load_model
     from selfcontrast.gradient_noise import WIDTH, Sketch, pair_gradients, variance_curve
     from selfcontrast.lm_head import check_head
 
-    torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     spec = step.spec
     split = step.open(args.prompts).table("pool.parquet", ["prompt_id", "prompt_ids", "target_ids"])
     pool = step.open(args.pool).table("responses.parquet", ["prompt_id", "response_ids"])

@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 
 from selfcontrast import cli
+from selfcontrast.threads import use_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,8 +20,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Train and save the model."""
-    import torch
-
     from selfcontrast.checkpoints import save_checkpoint
     from selfcontrast.records import Message
     from selfcontrast.rendering import Renderer
@@ -29,10 +28,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     from selfcontrast.world.checkpoint import build_model, build_tokenizer
     from selfcontrast.world.dialogues import draw_question, mixed_answer
 
-    torch.set_num_threads(args.threads)
-    # Two threads compute here: sums whose order they may settle between them are kept in one order.
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads such memory
+    use_threads(args.threads)
     spec = step.spec
     tokenizer = build_tokenizer(max_length=spec["max_length"])
     renderer = Renderer(tokenizer, "tokenizer")

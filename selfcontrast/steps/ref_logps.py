@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from selfcontrast import artifacts, cli, joins
 from selfcontrast.records import ELSEWHERE, TARGET, training_column
+from selfcontrast.threads import use_threads
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +50,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     from selfcontrast.logprobs import supported_sharing, token_logps
     from selfcontrast.ragged import Ragged
 
-    torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     encoded = step.open(args.prompts)
     column = training_column(encoded.manifest)
     split = encoded.arrow("pool.parquet", ["prompt_id", column, "target_ids"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from selfcontrast import cli
 from selfcontrast.seeds import derive_seed
+from selfcontrast.threads import use_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,15 +37,13 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     All trained policies draw from the same random streams (prompt, sample, seed), so that their differences are not
     blurred by the luck of the draw; the SFT model has streams of its own, so that wins against it are independent.
     """
-    import torch
-
     from selfcontrast import artifacts
     from selfcontrast.backends import Policy
     from selfcontrast.checkpoints import load_tokenizer
     from selfcontrast.rendering import Renderer
     from selfcontrast.sampling import Request, Sampling, sample_shard
 
-    torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     spec = step.spec
     loading = artifacts.read_json(args.policy_spec)
     folder = step.open(args.policy).path("model")

@@ -17,6 +17,7 @@ from selfcontrast.errors import InputError
 from selfcontrast.reward_pairs import PairSets, make_pairs
 from selfcontrast.seeds import derive_seed
 from selfcontrast.stored_pools import StoredPools
+from selfcontrast.threads import use_threads
 
 HELD_OUT_SPLITS = ("validation", "test")
 
@@ -53,7 +54,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     spec = step.spec
     sets = _pairs(args, step)
     start, code = step.open(args.policy).path("model"), spec["trust_remote_code"]
-    torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     tokenizer = load_tokenizer(start, trust_remote_code=code)
     renderer = Renderer(tokenizer, TRAINED_TEMPLATE)
     n_cut = 0

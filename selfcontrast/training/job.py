@@ -19,6 +19,7 @@ from selfcontrast.checkpoints import fit_to_tokenizer, load_for_training, load_t
 from selfcontrast.lm_head import check_head
 from selfcontrast.logprobs import Sharing, supported_sharing
 from selfcontrast.rendering import Renderer, prepare_tokenizer
+from selfcontrast.threads import use_threads
 from selfcontrast.training.adapters import add_adapters, merge_adapters
 from selfcontrast.training.deepspeed import DeepSpeedEngine
 from selfcontrast.training.engine import Engine
@@ -58,9 +59,7 @@ class Job:
             step: its spec has ``dtype``, ``trust_remote_code`` and ``training``.
             template: chat template for which a base model is prepared; None for a model that is.
         """
-        import torch
-
-        torch.set_num_threads(args.threads)
+        use_threads(args.threads)
         code, lora = step.spec["trust_remote_code"], step.spec["training"]["lora"]
         model = load_for_training(checkpoint, step.spec)
         check_head(model)

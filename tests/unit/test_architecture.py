@@ -22,7 +22,7 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 # other. A package is one part: its modules may import each other, except plug-ins, which share only `_private` modules.
 LAYERS = (
     ("__init__", "errors", "seeds", "records", "layout", "progress", "ragged", "energy", "task_pins", "pins"),
-    ("parquet",),
+    ("parquet", "threads"),
     ("plugins", "artifacts", "joins", "stored_pools", "escaping", "gpu", "slurm", "calibration"),
     ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering", "chunks"),
     ("reward_checks",),
@@ -233,6 +233,12 @@ def test_nothing_runs_code_from_data_or_ignores_a_flag() -> None:
 )
 def test_each_of_them_would_be_seen(source: str) -> None:
     assert forbidden_in(ast.parse(source))
+
+
+def test_threads_are_set_in_one_place() -> None:
+    """`use_threads` also chooses MKL's kernels, without which a first operation on two threads may be wrong."""
+    calls = {n: [node for node in ast.walk(t) if isinstance(node, ast.Attribute)] for n, t in MODULES.items()}
+    assert {n for n, nodes in calls.items() if any(a.attr == "set_num_threads" for a in nodes)} == {"threads"}
 
 
 def test_evaluation_mode_of_a_model_is_no_eval() -> None:
