@@ -45,7 +45,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
@@ -181,10 +181,7 @@ class Cluster:
 
 
 def _end_orphans() -> None:
-    """End what Slurm lost sight of: without cgroups, that is what outlives the shell of a cancelled job.
-
-    Snakemake may hang there for good, in its handler of SIGTERM.
-    """
+    """End what Slurm lost sight of: it follows process groups here, for want of cgroups, and a process may leave its group."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.environ().get("SLURM_CLUSTER_NAME") == NAME:

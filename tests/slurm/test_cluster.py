@@ -112,6 +112,7 @@ class Story:
     project: Project
     reference: Project
     queues: dict[str, list[str]] = field(default_factory=dict)
+    outlived: list[list[str]] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     gpus: list[dict[str, str]] = field(default_factory=list)
     states: dict[str, str] = field(default_factory=dict)
@@ -137,6 +138,16 @@ def step_processes(project: Project, step: str) -> list[psutil.Process]:
             command = process.cmdline()
             if command[1:3] == ["-m", f"selfcontrast.steps.{step}"] and process.cwd() == str(project.folder):
                 found.append(process)
+    return found
+
+
+def commands_of(jobs: list[str]) -> list[list[str]]:
+    """Return the commands of all processes that run in these jobs, by what Slurm put into their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("SLURM_JOB_ID") in jobs:
+                found.append(process.cmdline())
     return found
 
 
@@ -240,6 +251,7 @@ def _cancel_a_job_and_kill_snakemake(cluster: Cluster, story: Story, run: Run) -
         story.queues["killed"] = _settled_queue(cluster, story.project)
         again = Run.start(story.project, "--workflow-profile", PROFILE, "--retries", "1")
         again.wait_until(lambda: "jobs of an earlier run" in again.output, "the cancellation of jobs")
+        story.outlived = commands_of(story.queues["killed"])
     return again
 
 
@@ -275,6 +287,11 @@ def test_jobs_of_the_killed_run_were_cancelled_before_the_next_began(story: Stor
     assert said, story.outputs[1][:2000]
     assert 1 <= int(said[1]) <= len(story.queues["killed"])
     assert {story.states[job] for job in story.queues["killed"]} <= {"CANCELLED", "COMPLETED"}
+
+
+def test_no_process_of_the_killed_run_outlived_its_job(story: Story) -> None:
+    """It would write, or delete, the files of the next run's jobs. Slurm knows processes by their group here, elsewhere by cgroup."""
+    assert story.outlived == []
 
 
 def test_slurm_gave_each_job_a_gpu_of_its_own(story: Story) -> None:
