@@ -54,7 +54,7 @@ def project_for_slurm(folder: Path) -> Project:
     project.edit("config/smoke.yaml", "seeds: [0, 1]", "seeds: [0]")
     profile = f"{PROFILE}/profile.yaml"
     project.edit(profile, "gpu_model: a100", "gpu_model: fake")
-    project.edit(profile, "status-checks: 20", "status-checks: 10")
+    project.edit(profile, "status-checks: 20", "status-checks: 3")
     project.edit(profile, "latency-wait: 60", "latency-wait: 10")
     project.edit(profile, "slurm-status-command", 'precommand: "hostname >> precommand.txt"\nslurm-status-command')
     return project
