@@ -237,8 +237,12 @@ def test_each_of_them_would_be_seen(source: str) -> None:
 
 def test_threads_are_set_in_one_place() -> None:
     """`use_threads` also chooses MKL's kernels, without which a first operation on two threads may be wrong."""
-    calls = {n: [node for node in ast.walk(t) if isinstance(node, ast.Attribute)] for n, t in MODULES.items()}
-    assert {n for n, nodes in calls.items() if any(a.attr == "set_num_threads" for a in nodes)} == {"threads"}
+    setters = {
+        name
+        for name, tree in MODULES.items()
+        if any(isinstance(node, ast.Attribute) and node.attr == "set_num_threads" for node in ast.walk(tree))
+    }
+    assert setters == {"threads"}
 
 
 def test_evaluation_mode_of_a_model_is_no_eval() -> None:
