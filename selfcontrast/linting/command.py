@@ -62,8 +62,9 @@ def lint(args: argparse.Namespace, results: Path, say: Say = print) -> int:
     from selfcontrast.linting.across import HeldOut
     from selfcontrast.linting.reading import benchmark_items
 
-    is_study = args.what.endswith((".yaml", ".yml")) or not Path(args.what).exists()
-    if is_study and "/" in args.what and not args.what.endswith((".yaml", ".yml")):
+    is_study_file = args.what.endswith((".yaml", ".yml"))
+    is_study = is_study_file or not Path(args.what).exists()
+    if is_study and not is_study_file and ("/" in args.what or Path(args.what).suffix):
         raise InputError("a data file is missing", where=args.what, remedy="check the path")
     asked = [Path(q.path) for q in load_study(args.what).evaluation.questions.values()] if is_study else []
     against = [*args.against, *(path for path in asked if path.is_file() and path not in args.against)]

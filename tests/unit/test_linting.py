@@ -315,8 +315,9 @@ def test_exit_code_tells_errors_from_none_and_from_not_run(
     out = capsys.readouterr().out
     assert "guessed" not in out
     assert "1 error, 0 warnings, 0 info" in out
-    assert lint(str(tmp_path / "none.jsonl")) == 2
-    assert "a data file is missing" in capsys.readouterr().err
+    for missing in (str(tmp_path / "none"), "none.jsonl"):
+        assert lint(missing) == 2
+        assert "a data file is missing" in capsys.readouterr().err
     assert lint("nostudy") == 2
     assert "there is no study `nostudy`" in capsys.readouterr().err
     assert lint("smoke", "--adaptor", "jsonl") == 2
