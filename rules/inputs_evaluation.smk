@@ -49,10 +49,22 @@ def judge_data(wildcards):
     ]
 
 
+def gamed_file(wildcards):
+    """Return AlpacaEval's file for the length-controlled rate of its leaderboard; nothing where the study names none."""
+    questions = cfg.evaluation.judges[wildcards.judge].questions
+    if questions is None:
+        return []
+    control = cfg.evaluation.questions[questions].length_control
+    if control is None:
+        return []
+    return control.path
+
+
 def judge_files(wildcards):
     """Return the plug-in of a judge, and what its numbers rest on."""
     judge = cfg.evaluation.judges[wildcards.judge]
     modules = [
+        "alpaca_rate",
         "cases",
         "contests",
         "exchange",

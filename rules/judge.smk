@@ -42,6 +42,7 @@ rule judge:
         spec="<results>/judges/{judge}/spec.json",
         answers=judged_answers,
         data=judge_data,
+        gamed=gamed_file,
     output:
         manifest="<results>/judges/{judge}/manifest.json",
         table="<results>/judges/{judge}/judgements.parquet",
@@ -65,6 +66,9 @@ rule judge:
         runtime=720,
     params:
         module=as_py_module(input.code),
+        gamed=lambda wildcards, input: (
+            f"--gamed {shlex.quote(input.gamed)}" if input.gamed else ""
+        ),
     shell:
         "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
-        " --threads {threads} --out {output.manifest} > {log} 2>&1"
+        " {params.gamed} --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -71,6 +71,21 @@ class Limits(Strict):
         return self
 
 
+class LengthControl(Strict):
+    """The file of gamed baselines and difficulties with which AlpacaEval computes the length-controlled rate it publishes."""
+
+    path: str | None = Field(None, description="the file df_gamed.csv, relative to where snakemake is started")
+    revision: str | None = Field(
+        None, description="or the commit of tatsu-lab/alpaca_eval, a data set of the Hugging Face hub, to fetch it from"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> LengthControl:
+        if (self.path is None) == (self.revision is None):
+            raise ValueError("give either `path` or `revision`")
+        return self
+
+
 class Questions(Strict):
     """A benchmark: questions from a file, which every arm answers."""
 
@@ -81,10 +96,22 @@ class Questions(Strict):
         None,
         description="answers of the opponent in the layout of the benchmark; without it, the SFT model of the study",
     )
+    length_control: LengthControl | None = Field(
+        None,
+        description="alpaca_eval: compute the published length-controlled win rate too; it needs AlpacaEval's own file",
+    )
     max_new_tokens: Count = Field(description="longest answer, in tokens")
     temperature: Annotated[float, Field(ge=0)] | None = Field(
         None, description="of the answers; by default that of the benchmark, for MT-Bench by category"
     )
+
+    @model_validator(mode="after")
+    def _length_control_is_alpaca_evals(self) -> Questions:
+        if self.length_control is not None and (self.layout != "alpaca_eval" or self.baseline is None):
+            raise ValueError(
+                "`length_control` is for the layout alpaca_eval, and needs the `baseline` of its leaderboard"
+            )
+        return self
 
 
 class Judge(Plugin):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfcontrast import artifacts, cli, plugins
 from selfcontrast.errors import ConfigError, StepError
+from selfcontrast.judging.alpaca_rate import check_gamed, published_rate
 from selfcontrast.judging.cases import Judged, summarise
 from selfcontrast.judging.client import Connection, Tally
 from selfcontrast.judging.exchange import Request
@@ -32,12 +33,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("selfcontrast")
 
+LC_WITHIN, LC_PUBLISHED = "length_controlled_within_study", "length_controlled_winrate"
+"""Figures of the summary: the rate by difficulties of this study, and that of AlpacaEval's leaderboard, by its name there."""
+
 Contests = list[tuple["Contest", list[Judged]]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the flags and run the step."""
-    return cli.run_step(cli.step_parser(__doc__).parse_args(argv), work)
+    parser = cli.step_parser(__doc__)
+    parser.add_argument("--gamed", type=Path, help="AlpacaEval's df_gamed.csv, for the rate that its leaderboard gives")
+    return cli.run_step(parser.parse_args(argv), work)
 
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
@@ -52,6 +58,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     for contest, inputs in read_contests(step.folder.parent.parent, step.spec, compares=module.COMPARES):
         contests.append(contest)
         step.inputs |= {f"{contest.name}/{name}": digest for name, digest in inputs.items()}
+    if args.gamed is not None:
+        check_gamed(args.gamed, n_questions=len(contests[0].cases))
+        step.inputs["gamed"] = artifacts.sha256(args.gamed)
     replies = Replies(step.folder / "replies.jsonl")
     try:
         tallies: list[Tally] = []
@@ -65,7 +74,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         rest = iter(judged)
         parts = [(c, [next(rest) for _ in c.cases]) for c in contests]
         _write_table(step, parts)
-        _write_summary(step, parts, module, params)
+        _write_summary(step, parts, module, params, gamed=args.gamed)
         _write_files(step, parts, module, replies)
         step.report |= {
             "judge": {"model": chosen["model"], "revision": chosen["revision"], **_source(chosen)},
@@ -172,24 +181,34 @@ def _write_table(step: cli.Step, parts: Contests) -> None:
     )
 
 
-def _write_summary(step: cli.Step, parts: Contests, module: ModuleType, params: Any) -> None:
+def _write_summary(step: cli.Step, parts: Contests, module: ModuleType, params: Any, *, gamed: Path | None) -> None:
     """Write one line for each arm, seed and figure: the score with its error, the judge's own figures, length control."""
     lines = ["\t".join(["dataset", "model", "arm", "seed", "figure", "value", "se", "n", "nulls"])]
     controlled = _length_controlled(parts) if module.COMPARES else {}
     for c, judged in parts:
-        head = [c.dataset, c.model, c.arm, str(c.seed)]
         s = summarise([j.score for j in judged], [prompt for prompt, _ in c.ids])
-        lines.append("\t".join([*head, "score", f"{s.value:.6g}", f"{s.se:.6g}", str(s.n), str(s.nulls)]))
-        for figure, value in module.details(judged, params).items():
-            lines.append("\t".join([*head, figure, f"{value:.6g}", "", str(s.n), str(s.nulls)]))
+        figures = [("score", s.value, s.se, s.n)]
+        figures += [(name, value, None, s.n) for name, value in module.details(judged, params).items()]
         if (lc := controlled.get(c.name)) is not None:
+            figures += [(LC_WITHIN, lc.rate, lc.se, lc.n), ("length_weight", lc.length_weight, None, lc.n)]
+        if gamed is not None:
+            published = published_rate(*_preferences(judged), gamed)
+            figures.append((LC_PUBLISHED, published.rate, published.se, s.n))
+        for figure, value, se, n in figures:
+            error = "" if se is None else f"{se:.6g}"
             lines.append(
-                "\t".join([*head, "length_controlled", f"{lc.rate:.6g}", f"{lc.se:.6g}", str(lc.n), str(s.nulls)])
+                "\t".join([c.dataset, c.model, c.arm, str(c.seed), figure, f"{value:.6g}", error, str(n), str(s.nulls)])
             )
-            lines.append("\t".join([*head, "length_weight", f"{lc.length_weight:.6g}", "", str(lc.n), str(s.nulls)]))
     with artifacts.atomic(step.folder / "summary.tsv") as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     step.add_output("summary.tsv")
+
+
+def _preferences(judged: Sequence[Judged]) -> tuple[list[float | None], list[str | None], list[str]]:
+    """Return the preference for each answer, the answer, and the baseline's."""
+    cases = [j.case for j in judged]
+    baseline = [(case.opponents or (None,))[-1] or "" for case in cases]
+    return [j.score.value for j in judged], [case.answers[-1] for case in cases], baseline
 
 
 def _length_controlled(parts: Contests) -> dict[str, Any]:

@@ -61,7 +61,7 @@ IMPORTERS = {
     "scipy": {"stats.intervals", "stats.power", "stats.trend", "linting.across"},
     "pandas": {
         *("tables", "evidence", "main_table", "proxies", "plotting", "diagnostic_plots", "proxy_plots"),
-        *("harness.tables", "steps.figures"),
+        *("harness.tables", "judging.alpaca_rate", "steps.figures"),
         *(
             f"reporting.{m}"
             for m in ("blocks", "charts", "diagnostic_charts", "headline", "material", "reading", "sections")
@@ -72,7 +72,8 @@ IMPORTERS = {
     "lm_eval": {"harness.running"},
     "datasets": {"harness.running", "training.trl"},
     "httpx2": {"judging.client"},
-    "sklearn": {"judging.length_control"},
+    "sklearn": {"judging.length_control", "judging.alpaca_rate"},
+    "alpaca_eval": {"judging.alpaca_rate"},
 }
 
 NEVER_IMPORTED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

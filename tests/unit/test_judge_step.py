@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import yaml
 from judge_server import FaultyServer, completion
+from test_alpaca_rate import gamed
 
 from selfcontrast import artifacts, cli, plugins
 from selfcontrast.judge_tables import read_judgements
+from selfcontrast.judging.alpaca_rate import published_rate
 from selfcontrast.judging.contests import conversation
 from selfcontrast.layout import Layout
 from selfcontrast.schema import Judge, Study
@@ -99,10 +101,53 @@ def test_pocket_judge_gives_the_rates_of_the_grades(run, root: Path) -> None:
         **{("spin-all-n1", s): 0.0 for s in "01"},
     }
     assert found["dpo-all-n1", "0"][2:] == ["6", "0"]
-    assert {*summary(root, "length_controlled")} == {*found}
+    assert {*summary(root, "length_controlled_within_study")} == {*found}
     table = artifacts.read_table(root / "judges/one/judgements.parquet")
     assert len(table["value"]) == 2 * 2 * 6
     assert (root / "judges/one/files/hh-pocket-dpo-all-n1-s0/annotations.json").is_file()
+
+
+def test_rate_of_alpaca_evals_leaderboard_stands_under_its_own_name(root: Path) -> None:
+    """Questions with AlpacaEval's file have both rates, each under its own name; a file of other questions is refused first."""
+    names = ["Tom", "Ann", "Bob", "Eva", "Max", "Zoe", "Ian", "Ida", "Jim", "Kim"]
+    questions = [QUESTION.replace("Tom", name) for name in names]
+    good = [GOOD.replace("Tom", name) for name in names]
+    texts = {"sft-none-n0": good, "dpo-all-n1": [*good[:5], *("" for _ in good[5:])]}
+    artifacts.write_json(root / "alpaca.json", [{"instruction": q} for q in questions])
+    artifacts.write_json(
+        root / "base.json",
+        [{"instruction": q, "output": BAD.replace("Tom", n)} for q, n in zip(questions, names, strict=True)],
+    )
+    for arm, answers in texts.items():
+        folder = root / "hh/pocket/arms" / arm / "s0/questions/alpaca"
+        columns = {"question_id": questions, "turn": [0] * len(names), "text": answers}
+        artifacts.write_table(folder / "responses.parquet", columns)
+        write_manifest(folder)
+    asked = {"layout": "alpaca_eval", "path": str(root / "alpaca.json"), "baseline": str(root / "base.json")}
+    keys = {"kind": "alpaca_eval", "prompt": "own", "model": "m", "questions": "alpaca", "server": {"kind": "pocket"}}
+    spec = {
+        "judge": Judge(**keys).checked("judges", "judge").model_dump(),
+        "questions": {**asked, "references": None},
+        "split": "test",
+        "datasets": {"hh": [*texts]},
+        "models": ["pocket"],
+        "seeds": [0],
+        "baseline": "sft-none-n0",
+    }
+    artifacts.write_json(root / "judges/one/spec.json", spec)
+    command = ["--spec", str(root / "judges/one/spec.json"), "--out", str(root / "judges/one/manifest.json"), "--gamed"]
+    assert judge.main([*command, str(gamed(root / "other.csv", n=11))]) == 2
+    assert not (root / "judges/one/server.log").exists()
+    file = gamed(root / "df_gamed.csv", n=10)
+    assert judge.main([*command, str(file)]) == 0
+    found = summary(root, "length_controlled_winrate")
+    for arm, answers in texts.items():
+        values = [1.0] * 10 if arm == "sft-none-n0" else [1.0] * 5 + [0.0] * 5
+        expected = published_rate(values, answers, [BAD.replace("Tom", n) for n in names], file)
+        assert float(found[arm, "0"][0]) == pytest.approx(expected.rate, rel=1e-5)
+    assert {*summary(root, "length_controlled_within_study")} == {*found}
+    manifest = artifacts.read_json(root / "judges/one/manifest.json")
+    assert manifest["inputs"]["gamed"] == artifacts.sha256(file)
 
 
 def test_second_run_starts_no_server_and_writes_the_same_bytes(run, root: Path) -> None:
