@@ -6,9 +6,9 @@ d = 0. The strength of its L1 penalty is chosen by five-fold cross-validation ov
 
 Source: arXiv 2404.04475 and tatsu-lab/alpaca_eval 0.6.6, `metrics/glm_winrate.py`, without its regularisation to two gamed
 baselines, which needs preferences that are on the Hugging Face hub alone: it is `length_controlled_noreg` there. With equal
-difficulties the two agree to rounding (tested). The difficulties here are estimated from the other arms of the study, so this rate
-compares arms within a study and not with a leaderboard: it is called `length_controlled_within_study`. `alpaca_rate` has the
-published one.
+difficulties the two agree to rounding (tested). The difficulties here are estimated from the other arms of the study, so this
+rate compares arms within a study and not with a leaderboard: it is called `length_controlled_within_study`. `alpaca_rate` has
+the published one.
 """
 
 from __future__ import annotations

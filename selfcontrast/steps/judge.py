@@ -187,7 +187,7 @@ def _write_summary(step: cli.Step, parts: Contests, module: ModuleType, params: 
     controlled = _length_controlled(parts) if module.COMPARES else {}
     for c, judged in parts:
         s = summarise([j.score for j in judged], [prompt for prompt, _ in c.ids])
-        figures = [("score", s.value, s.se, s.n)]
+        figures: list[tuple[str, float, float | None, int]] = [("score", s.value, s.se, s.n)]
         figures += [(name, value, None, s.n) for name, value in module.details(judged, params).items()]
         if (lc := controlled.get(c.name)) is not None:
             figures += [(LC_WITHIN, lc.rate, lc.se, lc.n), ("length_weight", lc.length_weight, None, lc.n)]
