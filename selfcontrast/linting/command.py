@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfcontrast import plugins
+from selfcontrast import plugins, strict_json
 from selfcontrast.artifacts import Artifact, files_of
 from selfcontrast.config import load_study
 from selfcontrast.errors import InputError
@@ -108,7 +107,11 @@ def _context_of(model: str | None) -> int | None:
     path = Path(model or "", "config.json")
     if model is None or not path.is_file():
         return None
-    length = json.loads(path.read_text(encoding="utf-8")).get("max_position_embeddings")
+    try:
+        config = strict_json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError("a model's configuration is not valid JSON", found=str(error), where=str(path)) from None
+    length = config.get("max_position_embeddings") if isinstance(config, dict) else None
     return length if isinstance(length, int) else None
 
 
