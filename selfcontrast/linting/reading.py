@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ from selfcontrast import plugins
 from selfcontrast.artifacts import Artifact, read_jsonl
 from selfcontrast.datasets._records import read_records
 from selfcontrast.errors import InputError
+from selfcontrast.lines import read_lines_or_array
 from selfcontrast.linting.findings import Row, Tokens, Unusable
 from selfcontrast.records import BadRecord, Dialogue, Message
 from selfcontrast.sources import names_of
@@ -126,30 +126,16 @@ def benchmark_items(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
     MT-Bench's question.jsonl has ``turns``, AlpacaEval's files have ``instruction`` and ``output``, Arena-Hard's ``prompt``.
     """
-    for row, record in _benchmark_records(path):
+    for place, record in read_lines_or_array(path):
         prompts = [text for key in PROMPT_KEYS for text in _texts(record.get(key))]
         if not prompts:
             raise InputError(
                 "a benchmark's record has no prompt",
                 expected=f"one of the fields {', '.join(PROMPT_KEYS)}",
                 found=", ".join(record),
-                where=f"{path}, row {row}",
+                where=f"{path}, {place}",
             )
-        yield f"row {row}", prompts, [text for key in OTHER_KEYS for text in _texts(record.get(key))]
-
-
-def _benchmark_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if path.is_file():
-        with path.open("rb") as stream:
-            is_array = stream.read(64).lstrip()[:1] == b"["
-        if is_array:
-            try:
-                records = json.loads(path.read_bytes())
-            except ValueError as error:
-                raise InputError("a benchmark's file is not valid JSON", found=str(error), where=str(path)) from None
-            yield from ((i, r if isinstance(r, dict) else {}) for i, r in enumerate(records, 1))
-            return
-    yield from read_jsonl(path)
+        yield place, prompts, [text for key in OTHER_KEYS for text in _texts(record.get(key))]
 
 
 def _texts(value: Any) -> list[str]:

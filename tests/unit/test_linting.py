@@ -282,12 +282,17 @@ def test_a_file_that_fits_no_adaptor_asks_for_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['{"turns": ["a", "b"]}\n', '[{"instruction": "a", "output": "b"}]', ' [{"prompt": "a"}]']
+    ("text", "place"),
+    [
+        ('{"turns": ["a", "b"]}\n', "row 1"),
+        ('[{"instruction": "a", "output": "b"}]', "entry 1"),
+        (' [{"prompt": "a"}]', "entry 1"),
+    ],
 )
-def test_benchmarks_are_read_as_lines_or_as_one_array(tmp_path: Path, text: str) -> None:
+def test_benchmarks_are_read_as_lines_or_as_one_array(tmp_path: Path, text: str, place: str) -> None:
     (tmp_path / "f").write_text(text)
     ((label, asked, _),) = benchmark_items(tmp_path / "f")
-    assert (label, asked[0]) == ("row 1", "a")
+    assert (label, asked[0]) == (place, "a")
 
 
 def test_a_benchmark_without_prompts_names_its_fields(tmp_path: Path) -> None:
