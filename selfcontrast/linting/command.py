@@ -14,6 +14,7 @@ from selfcontrast.config import load_study
 from selfcontrast.errors import InputError
 from selfcontrast.layout import Layout
 from selfcontrast.linting import findings as found
+from selfcontrast.linting import guessing
 from selfcontrast.sources import record_files
 from selfcontrast.sweep import models_of
 
@@ -33,7 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", metavar="PATH|STUDY", help="file of records, or study: a name under config/ or a YAML file"
     )
-    parser.add_argument("--adaptor", help="layout of the records; guessed from the first one if not given")
+    parser.add_argument("--adaptor", help="layout of the records; guessed from many of them if not given")
     parser.add_argument("--model", help="folder or hub id of a model: check token ids and lengths too")
     parser.add_argument("--tokenizer", help="the same with a tokenizer alone")
     parser.add_argument("--template", help="chat template; default: the tokenizer's own, else `dialogue`")
@@ -75,14 +76,13 @@ def lint(args: argparse.Namespace, results: Path, say: Say = print) -> int:
 
 def _of_file(args: argparse.Namespace, held_out: Sequence[HeldOut], say: Say) -> list[found.Finding]:
     from selfcontrast.linting.passes import check_records
-    from selfcontrast.linting.reading import guess_adaptor
 
     files = record_files([args.what])
-    name = args.adaptor
-    if name is None:
-        name = guess_adaptor(files[0])
-        say(f"adaptor: {name}, guessed from the first record (--adaptor names another)")
+    guess = guessing.try_adaptors(files)
+    name = args.adaptor or guessing.best_of(guess, args.what).name
     adaptor = plugins.load("datasets", name)
+    for line in guessing.describe(guess, name, guessed=args.adaptor is None):
+        say(line)
     renderer = _renderer(args)
     if renderer is None:
         say("no tokenizer (--model, --tokenizer): lengths in words; BOS, EOS and truncation are not checked")

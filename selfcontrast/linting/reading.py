@@ -7,7 +7,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from selfcontrast import plugins
 from selfcontrast.artifacts import Artifact, read_jsonl
 from selfcontrast.datasets._records import read_records
 from selfcontrast.errors import InputError
@@ -19,43 +18,8 @@ from selfcontrast.sources import names_of
 if TYPE_CHECKING:
     from selfcontrast.rendering import Renderer
 
-ANY = "jsonl"
-"""Adaptor for anybody's data, whose layout includes some of the others'."""
-
 PROMPT_KEYS = ("instruction", "prompt", "question", "turns", "text")
 OTHER_KEYS = ("output", "reference", "answer", "target", "response", "ground_truth")
-
-
-def guess_adaptor(path: Path) -> str:
-    """Return the adaptor whose layout the first record of a file has.
-
-    Of several, one that finds rejected answers goes first, then one that finds a usable dialogue at all, and a data set's own
-    before that for any data.
-
-    Raises:
-        InputError: none fits, or more than one.
-    """
-    fits: list[list[str]] = [[], [], []]
-    next(read_records(path), None)  # a missing or damaged file is no matter of adaptors
-    for name in plugins.names("datasets"):
-        adaptor = plugins.load("datasets", name)
-        try:
-            first = next(iter(adaptor.read(path)), None)
-        except InputError:
-            continue
-        if first is not None:
-            usable = isinstance(first, Dialogue)
-            fits[0 if usable and first.rejected else 1 if usable else 2].append(name)
-    found = next(filter(None, fits), [])
-    found = [name for name in found if name != ANY] or found
-    if len(found) != 1:
-        raise InputError(
-            "no adaptor fits the first record" if not found else "several adaptors fit the first record",
-            found=", ".join(found),
-            where=str(path),
-            remedy=f"name one with --adaptor: {', '.join(plugins.names('datasets'))}",
-        )
-    return found[0]
 
 
 def record_rows(
