@@ -23,7 +23,7 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 LAYERS = (
     (
         *("__init__", "errors", "seeds", "records", "layout", "progress", "ragged", "energy", "task_pins", "pins"),
-        *("texts", "fields", "strict_json", "file_kinds"),
+        *("texts", "fields", "strict_json", "file_kinds", "cuts"),
     ),
     ("parquet", "threads", "lines"),
     ("plugins", "artifacts", "joins", "stored_pools", "escaping", "gpu", "slurm", "calibration"),
