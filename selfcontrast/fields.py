@@ -49,11 +49,18 @@ def field(record: Any, key: str, *kinds: type) -> Any:
         found = ", ".join(record) if isinstance(record, dict) and key not in record else kind_of(value)
         raise MisfitError(f"`{key}` is missing", found if isinstance(record, dict) else kind_of(record))
     for kind in kinds:
-        if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return value
-        if kind is not float and isinstance(value, kind):
+        if _is_number(value) if kind is float else isinstance(value, kind):
             return value
     raise MisfitError(f"`{key}` is not {' or '.join(_NAMES[kind] for kind in kinds)}", kind_of(value))
+
+
+def _is_number(value: Any) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def text(record: Any, key: str) -> str:

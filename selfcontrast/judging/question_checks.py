@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from selfcontrast import plugins
-from selfcontrast.errors import SelfContrastError
+from selfcontrast.errors import ConfigError, InputError
 from selfcontrast.judging.cases import Case
 from selfcontrast.judging.questions import Question, read_baseline, read_questions, with_references
 from selfcontrast.schema import Questions, Study
@@ -16,7 +16,6 @@ def check_questions(study: Study) -> None:
 
     Raises:
         InputError: a file is not what its layout says, or lacks what a judge needs.
-        ConfigError: a judge cannot be used here.
     """
     for key, asked in study.evaluation.questions.items():
         questions = questions_of(asked)
@@ -26,8 +25,10 @@ def check_questions(study: Study) -> None:
             if judge.questions == key:
                 try:
                     _check_games(questions, judge.kind, judge.params)
-                except SelfContrastError as error:
-                    raise type(error)(str(error), where=f"evaluation.judges.{name}") from None
+                except InputError as error:
+                    raise InputError(str(error), where=f"evaluation.judges.{name}") from None
+                except ConfigError:  # a package that only the environment of the rule `judge` may have
+                    continue
 
 
 def questions_of(asked: Questions) -> list[Question]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from selfcontrast import plugins
 from selfcontrast.datasets._records import converted, read_records
 from selfcontrast.errors import InputError
-from selfcontrast.fields import MisfitError
+from selfcontrast.fields import MisfitError, kind_of
 from selfcontrast.records import Dialogue
 
 ANY = "jsonl"
@@ -60,10 +60,12 @@ class Guess:
     Attributes:
         fits: of all adaptors.
         total: number of records in the files; the fits are about ``SAMPLED`` of them at most.
+        first: the fields of the first record, or what it is instead of an object.
     """
 
     fits: tuple[Fit, ...]
     total: int
+    first: str
 
     def others(self, name: str) -> list[Fit]:
         """Return the adaptors that fit as many records as this one, or use more of them."""
@@ -95,7 +97,12 @@ def try_adaptors(paths: Sequence[Path]) -> Guess:
     fits = [_fit(name, sample) for name in plugins.names("datasets")]
     most = max(fit.of_layout for fit in fits)
     fits.sort(key=lambda f: (f.of_layout >= FEW * most, *_merit(f), f.name != ANY), reverse=True)
-    return Guess(tuple(fits), total)
+    record = sample[0][1]
+    return Guess(
+        tuple(fits),
+        total,
+        f"an object with the fields {', '.join(record)}" if isinstance(record, dict) else kind_of(record),
+    )
 
 
 def best_of(guess: Guess, where: str) -> Fit:
@@ -110,9 +117,11 @@ def best_of(guess: Guess, where: str) -> Fit:
     names = ", ".join(sorted(fit.name for fit in guess.fits))
     if not best.of_layout:
         nearest = max(guess.fits, key=lambda f: (not f.misfit[0].endswith("missing"), f.name == ANY))
+        reason, n = nearest.misfit
         raise InputError(
             "no adaptor fits the records",
-            found=f"the nearest is `{nearest.name}`: {nearest.misfit[0]} in {nearest.misfit[1]} of {nearest.records} records",
+            found=f"the nearest is `{nearest.name}`: {reason} in {n} of {nearest.records} records; "
+            f"the first record is {guess.first}",
             where=where,
             remedy=f"change the records to the layout of an adaptor, or name one with --adaptor: {names}",
         )

@@ -276,6 +276,7 @@ def test_nectar_names_why_a_record_cannot_be_used(tmp_path: Path, record: Record
         (ranked(("7", "1")), "`rank` is not a number"),
         (ranked(("7", True)), "`rank` is not a number"),
         (ranked(("7", 1), ("9", math.nan)), "`rank` is not a number"),
+        (ranked(("7", 1), ("9", 10**400)), "`rank` is not a number"),
         (ranked(("7", None)), "`rank` is missing"),
         ({"prompt": PRIME, "answers": [{"answer": "7"}]}, "`rank` is missing"),
         ({"prompt": PRIME, "answers": ["7"]}, "`rank` is missing"),
