@@ -51,10 +51,17 @@ def other_kind(head: bytes) -> Kind | None:
     if head[257:262] == b"ustar":
         return Kind("a tar archive", _UNPACK)
     if b"\0" in head:
-        if head[1::2].count(0) > len(head) // 3 or head[::2].count(0) > len(head) // 3:
-            return Kind("text in UTF-16, and not in UTF-8", _UTF_8.replace("UTF-16", "UTF-16LE"))
+        for name in ("UTF-16LE", "UTF-16BE"):  # without the mark that names its byte order
+            if _is_text(head, name):
+                return Kind("text in UTF-16, and not in UTF-8", _UTF_8.replace("UTF-16", name))
         return Kind("binary: it has NUL bytes", _EXPORT)
     return None
+
+
+def _is_text(head: bytes, encoding: str) -> bool:
+    """Return whether bytes are JSON in an encoding of two bytes a character: most of its characters are of ASCII."""
+    text = head[: len(head) // 2 * 2].decode(encoding, "replace")
+    return sum(c.isascii() and (c.isprintable() or c.isspace()) for c in text) > len(text) / 2
 
 
 ARRAY = Kind("one JSON array, and not JSON lines", "write one record a line, for example `jq -c '.[]' OLD > NEW`")

@@ -131,6 +131,13 @@ def _not_json(path: Path, row: int, line: bytes, error: ValueError) -> NoReturn:
     (first, _), *_ = _first(path, 1)
     if row == first and (kind := file_kinds.other_layout(line)):
         _refuse(path, kind)
+    if isinstance(error, UnicodeDecodeError):
+        raise InputError(
+            "a record is not text in UTF-8",
+            found=str(error),
+            where=f"{path}, row {row}",
+            remedy="convert the file to UTF-8, or fix or remove the row",
+        ) from None
     length = len(line.decode("utf-8", "replace").rstrip())
     ends_early = getattr(error, "pos", -1) >= length or "Unterminated" in str(error)
     is_last = not any(r > row for r, _ in read_lines(path))

@@ -421,7 +421,7 @@ GOOD = {"prompt": "a", "response": "b"}
         (b'{"prompt": "a", "respo', "not valid JSON"),
         (b'{"prompt": "a", "response": "b"', "not valid JSON"),
         (b"prompt,response", "not valid JSON"),
-        (b'{"prompt": "\xff", "response": "b"}', "not valid JSON"),
+        (b'{"prompt": "\xff", "response": "b"}', "not text in UTF-8"),
         (b'{"prompt": ' + b"9" * 5000 + b"}", "not valid JSON"),
         (b"[" * 200_000, "not valid JSON"),
     ],

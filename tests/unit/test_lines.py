@@ -210,6 +210,7 @@ def parquet_bytes(folder: Path) -> bytes:
         (b"<!DOCTYPE html>\n<html>", "a web page"),
         (b"SQLite format 3\0\1\2", "an SQLite database"),
         (b"\x80\x04\x95\0\0\0\0", "binary"),
+        (b"\4\0\0\0\0\0\x20\x41\1\0\0\0a\0\0\0\0\1\0\0\0b", "binary"),
     ],
 )
 def test_a_file_of_another_kind_is_called_by_its_name(tmp_path: Path, content: bytes, sentence: str) -> None:
