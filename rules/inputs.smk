@@ -30,7 +30,10 @@ def adaptor_files(wildcards):
     return [
         plugin_file("datasets", cfg.datasets[wildcards.dataset].adaptor),
         "selfcontrast/datasets/_records.py",
+        "selfcontrast/fields.py",
+        "selfcontrast/lines.py",
         "selfcontrast/sources.py",
+        "selfcontrast/texts.py",
     ]
 
 
@@ -94,6 +97,7 @@ def scorer_files(wildcards):
     """Return the plug-in of a scorer, and what its numbers rest on."""
     kind = cfg.scorers[wildcards.scorer].kind
     own = {
+        "cosine": ["selfcontrast/scorers/_reading.py"],
         "grade": ["selfcontrast/world/grader.py", "selfcontrast/world/language.py"],
         "reward": ["selfcontrast/reward_models.py"],
     }
@@ -141,6 +145,7 @@ def files_of_selection(name):
         plugin_file("selections", selection.kind),
         "selfcontrast/selection.py",
         "selfcontrast/stored_pools.py",
+        "selfcontrast/texts.py",
     ]
     if chosen := selection.params.get("filter"):
         files.append(plugin_file("filters", chosen["kind"]))

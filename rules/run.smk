@@ -70,18 +70,20 @@ def run_name():
     return getattr(workflow.scheduler._executor, "run_uuid", "")
 
 
-def check_rewards():
-    """End the run before its first job where the weights of a reward model, which are read last, cannot be."""
+def check_what_is_read_last():
+    """End the run before its first job where weights of a reward model or files of questions cannot be read."""
+    from selfcontrast.judging.question_checks import check_questions
     from selfcontrast.reward_models import check_weights
 
     try:
         check_weights(cfg)
+        check_questions(cfg)
     except SelfContrastError as error:
         fail(error)
 
 
 onstart:
-    check_rewards()
+    check_what_is_read_last()
     lock_study()
 
 

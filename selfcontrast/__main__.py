@@ -14,6 +14,7 @@ from selfcontrast.config import check_files, load_study
 from selfcontrast.errors import InputError, SelfContrastError
 from selfcontrast.exporting import command as exporting
 from selfcontrast.judging.price import judge_price
+from selfcontrast.judging.question_checks import check_questions
 from selfcontrast.linting import command as linting
 from selfcontrast.planning.machines import MACHINES
 from selfcontrast.planning.report import describe_plan
@@ -72,6 +73,7 @@ def check(name: str) -> str:
     """Return one paragraph on what a study will run."""
     study = load_study(name)
     check_files(study)
+    check_questions(study)
     lines = [f"{study.name}: {study.description}"]
     for dataset in study.datasets:
         arms = arms_of(study, dataset)

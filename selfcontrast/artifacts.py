@@ -7,15 +7,16 @@ import hashlib
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfcontrast import parquet
+from selfcontrast import parquet, strict_json
 from selfcontrast.errors import InputError
+from selfcontrast.lines import read_jsonl as read_jsonl
+from selfcontrast.lines import read_lines as read_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,59 +86,15 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> Any:
     """Return the value of a JSON file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return strict_json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             "a file is missing", where=str(path), remedy="run snakemake again; it makes what is missing"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also a text that is not UTF-8, and a key that is given twice
         raise InputError(
             "a file is not valid JSON", found=str(error), where=str(path), remedy="delete it and run snakemake again"
         ) from None
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (row, line) of a text file, gzipped or not; rows count from 1.
-
-    Lines end at a line feed alone: U+2028 and its like are legal inside a JSON string.
-    """
-    if not path.is_file():
-        raise InputError("a data file is missing", where=str(path), remedy="check the path in the study file")
-    with path.open("rb") as stream:
-        is_gzip = stream.read(2) == b"\x1f\x8b"
-    opened = gzip.open(path, "rb") if is_gzip else path.open("rb")  # noqa: SIM115 - closed by the with below
-    row = 0
-    try:
-        with opened as stream:
-            for row, line in enumerate(stream, 1):
-                if line.strip():
-                    yield row, line
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(
-            "a data file is damaged", found=str(error), where=f"{path}, after row {row}", remedy="fetch it again"
-        ) from None
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row, record) of a file of JSON objects, one a line."""
-    for row, line in read_lines(path):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                "a record is not valid JSON (cut off?)",
-                found=str(error),
-                where=f"{path}, row {row}",
-                remedy="mend or remove the row",
-            ) from None
-        if not isinstance(record, dict):
-            raise InputError(
-                "a record is not a JSON object",
-                found=type(record).__name__,
-                where=f"{path}, row {row}",
-                remedy="mend or remove the row",
-            )
-        yield row, record
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]], *, compress: bool = False) -> int:

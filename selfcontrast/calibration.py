@@ -10,13 +10,13 @@ Source: tatsu-lab/alpaca_eval, src/alpaca_eval/metrics/helpers.py.
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfcontrast import strict_json
 from selfcontrast.errors import InputError
 
 ANNOTATIONS = "annotations.json"
@@ -99,7 +99,11 @@ def read_judged(folder: Path) -> tuple[list[Judged], list[InputError]]:
 
 def _read(path: Path, root: Path) -> Judged:
     try:
-        rows = json.loads(path.read_bytes())
+        rows = strict_json.loads(path.read_bytes())
+    except strict_json.DuplicateKeyError as error:
+        raise InputError(
+            "annotations give a key twice", found=str(error), where=str(path), remedy="fix the file"
+        ) from None
     except ValueError:
         raise InputError(
             "this is not JSON",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from selfcontrast.records import TARGET, Answer, PromptPool
+from selfcontrast.texts import is_blank
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,7 +128,7 @@ def describe_negatives(pool: Pool, groups: Sequence[Group], truth: Scores | None
         "full_score": _share(truth.responses[rows] >= 1, ~np.isnan(truth.responses[rows])) if truth else math.nan,
         "repeated": repeated / len(rows) if len(rows) else math.nan,
         "equal_to_target": _share(pool.is_target[rows]),
-        "empty": _share(np.array([not pool.text[i].strip() for i in rows], dtype=bool)),
+        "empty": _share(np.array([is_blank(pool.text[i]) for i in rows], dtype=bool)),
         "chosen_tokens": _mean(chosen),
         "negative_tokens": _mean(n_tokens),
         "chosen_longer": _mean((chosen > n_tokens) + 0.5 * (chosen == n_tokens)),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from selfcontrast import cuts
 from selfcontrast.artifacts import Artifact
 from selfcontrast.cells import Cell, mean_of_known
 from selfcontrast.records import TARGET
@@ -110,9 +113,41 @@ def data_table(cells: list[Cell]) -> pd.DataFrame:
             if path.is_file():
                 report = Artifact.open(path).manifest["report"]
                 rows += [[*head, f"pool {pool}", key.replace("_", " "), n] for key, n in report.items()]
+        rows += [[*head, *row] for row in _cut_texts(cell)]
         left_out = "prompts without a score of some arm, left out of all"
         rows += [[*head, f"judge {i}", left_out, j.left_out] for i, j in cell.judgements.items()]
     return pd.DataFrame(rows, columns=["dataset", "model", "stage", "what", "count"])
+
+
+def _cut_texts(cell: Cell) -> Iterator[list[Any]]:
+    """Yield stage, what, and how many of the texts that a scorer's model read a part of only; none where it read all.
+
+    Of answers to the held-out split the counts are sums over arms and seeds; their targets, which are the same, count once.
+    """
+    study, layout = cell.study, cell.layout
+    used = [(study.selections[a.selection].params, "scorer") for a in cell.arms.values() if a.is_trained]
+    used += [(vars(r), "labels") for r in study.reward_models.values()]
+    if study.figures.similarity is not None:
+        shown = study.figures.similarity
+        used += [({"pool": shown.pool, "scorer": s}, "scorer") for s in (shown.scorer, study.evaluation.judge)]
+    for pool, scorer in dict.fromkeys((params["pool"], params.get(key)) for params, key in used):
+        if scorer is not None and (path := layout.pool_scores(pool, scorer)).is_file():
+            yield from _cut_rows(f"pool {pool}, scorer {scorer}", [path])
+    e = study.evaluation
+    judged = [layout.answer_scores(arm, seed, e.split, e.judge) for arm in cell.arms for seed in study.seeds]
+    yield from _cut_rows(f"answers, scorer {e.judge}", [path for path in judged if path.is_file()])
+    for scorer in e.scorers:
+        if (path := layout.proxy_scores(scorer, e.split)).is_file():
+            yield from _cut_rows(f"answers, scorer {scorer}", [path])
+
+
+def _cut_rows(stage: str, manifests: Sequence[Path]) -> Iterator[list[Any]]:
+    counts: Counter[str] = Counter()
+    for path in manifests:
+        for key, n in Artifact.open(path).manifest.get("report", {}).items():
+            if key.startswith(cuts.PREFIXES):
+                counts[key] = max(counts[key], n) if key.endswith("targets") else counts[key] + n
+    yield from ([stage, key.replace("_", " "), n] for key, n in sorted(counts.items()))
 
 
 def selections_table(cells: list[Cell]) -> pd.DataFrame:

@@ -3,29 +3,83 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfcontrast.artifacts import read_jsonl
 from selfcontrast.errors import InputError
+from selfcontrast.fields import MisfitError, field
+from selfcontrast.lines import read_values
 from selfcontrast.records import BadRecord, Dialogue, Message
+from selfcontrast.texts import is_blank
+
+Convert = Callable[[Any, int], Dialogue | BadRecord]
+"""Turns a record and its row into a dialogue, or the reason why there is none; raises ``MisfitError`` for another layout."""
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 _ROLE = {"Human": "user", "Assistant": "assistant"}
 
 
-def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_dialogues(path: Path, convert: Convert) -> Iterator[Dialogue | BadRecord]:
+    """Yield one dialogue, or the reason why there is none, for each record of a file.
+
+    A field that is missing or of another type makes one bad record, unless no record of the file has the layout.
+
+    Raises:
+        InputError: the file cannot be read, or has another layout: ``convert`` finds fields missing in every record.
+    """
+    _check_layout(path, convert)
+    for row, record in read_records(path):
+        found = converted(convert, record, row)
+        yield BadRecord(found.reason, row) if isinstance(found, MisfitError) else found
+
+
+def converted(convert: Convert, record: Any, row: int) -> Dialogue | BadRecord | MisfitError:
+    """Return what becomes of one record; a ``MisfitError`` if it is not of the layout."""
+    try:
+        if not isinstance(record, dict):
+            raise MisfitError("the record is not a JSON object", type(record).__name__)
+        return convert(record, row)
+    except MisfitError as misfit:
+        return misfit
+
+
+def _check_layout(path: Path, convert: Convert) -> None:
+    """Raise InputError if the file has records and none of them has the layout; reads until the first that has it."""
+    first: tuple[int, MisfitError] | None = None
+    reasons: Counter[str] = Counter()
+    for row, record in read_records(path):
+        found = converted(convert, record, row)
+        if not isinstance(found, MisfitError):
+            return
+        first = first or (row, found)
+        reasons[found.reason] += 1
+    if first is not None:
+        row, misfit = first
+        counts = "; ".join(f"{reason} in {n} of {reasons.total()} records" for reason, n in reasons.most_common(3))
+        raise InputError(
+            "the file has another layout: none of its records has the fields that the adaptor reads",
+            found=f"{counts}. In the first: {misfit}",
+            where=f"{path}, row {row}",
+            remedy="check that the adaptor fits the file",
+        )
+
+
+def read_records(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (row, record) of a file of parquet or JSON lines (gzipped or not), a batch at a time; rows count from 1.
 
-    The kind is told by the first bytes, not by the name.
+    The kind is told by the first bytes, not by the name. A line of JSON may hold something else than an object.
+
+    Raises:
+        InputError: the file is missing or damaged, is of another kind, or gives a key or a column twice.
     """
     if not path.is_file():
         raise InputError("a data file is missing", where=str(path), remedy="check the path in the study file")
     with path.open("rb") as stream:
         is_parquet = stream.read(4) == b"PAR1"
-    yield from _read_parquet(path) if is_parquet else read_jsonl(path)
+    yield from _read_parquet(path) if is_parquet else read_values(path)
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -34,6 +88,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     row = 0
     try:
+        _check_columns(pq.read_schema(path), path)
         # By default a reader takes a whole row group into memory, which may be the whole file.
         for batch in pq.ParquetFile(path, buffer_size=1 << 18, pre_buffer=False).iter_batches(batch_size=1024):
             for record in batch.to_pylist():
@@ -45,44 +100,37 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         ) from None
 
 
-def field(record: Any, key: str, kind: type | tuple[type, ...], *, path: Path, row: int) -> Any:
-    """Return ``record[key]`` after checking that it is there and of the right type."""
-    if not isinstance(record, dict) or key not in record:
-        found = ", ".join(record) if isinstance(record, dict) else type(record).__name__
+def _check_columns(fields: Any, path: Path) -> None:
+    """Raise InputError if two columns, or two fields of a nested one, share a name: a record would keep the last alone."""
+    import pyarrow as pa
+
+    names = [f.name for f in fields]
+    if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(
-            f"a record has no `{key}`",
-            found=found,
-            where=f"{path}, row {row}",
-            remedy="check that the adaptor fits the file",
+            "a parquet file has two columns of one name", found=twice[0], where=str(path), remedy="rename one of them"
         )
-    if not isinstance(record[key], kind):
-        names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-        raise InputError(
-            f"`{key}` has the wrong type",
-            expected=names,
-            found=type(record[key]).__name__,
-            where=f"{path}, row {row}",
-            remedy="check that the adaptor fits the file",
-        )
-    return record[key]
+    for kind in (f.type for f in fields):
+        inner = kind
+        while pa.types.is_list(inner) or pa.types.is_large_list(inner):
+            inner = inner.value_type
+        if pa.types.is_struct(inner):
+            _check_columns(list(inner), path)
 
 
-def messages_field(record: dict[str, Any], key: str, *, path: Path, row: int) -> list[Message]:
-    """Return a list of ``{role, content}`` as messages."""
-    turns = field(record, key, list, path=path, row=row)
+def messages_field(record: dict[str, Any], key: str) -> list[Message]:
+    """Return a list of ``{role, content}`` as messages.
+
+    Raises:
+        MisfitError: it is something else, or missing.
+    """
     messages = []
-    for turn in turns:
+    for turn in field(record, key, list):
         if (
             not isinstance(turn, dict)
             or not isinstance(turn.get("role"), str)
             or not isinstance(turn.get("content"), str)
         ):
-            raise InputError(
-                f"`{key}` has a turn without the texts `role` and `content`",
-                found=repr(turn)[:80],
-                where=f"{path}, row {row}",
-                remedy="mend or remove the row",
-            )
+            raise MisfitError(f"`{key}` has a turn without the texts `role` and `content`", repr(turn)[:80])
         messages.append(Message(turn["role"], turn["content"]))
     return messages
 
@@ -90,7 +138,7 @@ def messages_field(record: dict[str, Any], key: str, *, path: Path, row: int) ->
 def split_turns(text: str) -> list[Message] | None:
     r"""Return the turns of a ``\\n\\nHuman: ... \\n\\nAssistant: ...`` transcript, stripped; None if it starts otherwise."""
     head, *parts = _TURN.split(text)
-    if head.strip():
+    if not is_blank(head):
         return None
     return [Message(_ROLE[role], content.strip()) for role, content in zip(parts[::2], parts[1::2], strict=True)]
 
@@ -112,9 +160,9 @@ def check_dialogue(
         return BadRecord("two turns of one role in a row", row)
     if not set(roles) <= {"user", "assistant"}:
         return BadRecord("unknown role", row)
-    if not turns[-1].content.strip():
+    if is_blank(turns[-1].content):
         return BadRecord("the last user turn is empty", row)
-    if not target.strip() or any(not r.strip() for r in rejected):
+    if is_blank(target) or any(map(is_blank, rejected)):
         return BadRecord("an answer is empty", row)
     if any(r.strip() == target.strip() for r in rejected):
         return BadRecord("chosen and rejected answer are equal", row)

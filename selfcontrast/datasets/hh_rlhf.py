@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from selfcontrast.datasets._records import check_dialogue, field, read_records, split_turns
-from selfcontrast.errors import InputError
+from selfcontrast.datasets._records import check_dialogue, read_dialogues, split_turns
+from selfcontrast.fields import MisfitError, text
 from selfcontrast.records import BadRecord, Dialogue
 from selfcontrast.sources import HubSource
 
@@ -30,19 +31,18 @@ HUB = HubSource(
 
 def read(path: Path) -> Iterator[Dialogue | BadRecord]:
     """Yield one dialogue, or the reason why there is none, for each record."""
-    for row, record in read_records(path):
-        sides = [split_turns(field(record, side, str, path=path, row=row)) for side in ("chosen", "rejected")]
-        chosen, rejected = sides
-        if chosen is None or rejected is None:
-            raise InputError(
-                r"a text does not start with \n\nHuman: or \n\nAssistant:",
-                found=repr(record["chosen" if chosen is None else "rejected"][:60]),
-                where=f"{path}, row {row}",
-                remedy="check that the file has the layout of HH-RLHF",
-            )
-        if not chosen or not rejected or chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
-            yield BadRecord("the dialogue does not end with an answer", row)
-        elif chosen[:-1] != rejected[:-1]:
-            yield BadRecord("the prompts of chosen and rejected differ", row)
-        else:
-            yield check_dialogue(chosen[:-1], chosen[-1].content, [rejected[-1].content], row=row)
+    return read_dialogues(path, dialogue)
+
+
+def dialogue(record: Any, row: int) -> Dialogue | BadRecord:
+    """Return what becomes of one record; raise ``MisfitError`` if it is not of this layout."""
+    texts = [text(record, side) for side in ("chosen", "rejected")]
+    chosen, rejected = map(split_turns, texts)
+    if chosen is None or rejected is None:
+        found = repr(texts[0 if chosen is None else 1][:60])
+        raise MisfitError(r"a text does not start with \n\nHuman: or \n\nAssistant:", found)
+    if not chosen or not rejected or chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
+        return BadRecord("the dialogue does not end with an answer", row)
+    if chosen[:-1] != rejected[:-1]:
+        return BadRecord("the prompts of chosen and rejected differ", row)
+    return check_dialogue(chosen[:-1], chosen[-1].content, [rejected[-1].content], row=row)

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selfcontrast.datasets._records import check_dialogue, field, messages_field, read_records
+from selfcontrast.datasets._records import check_dialogue, messages_field, read_dialogues
+from selfcontrast.fields import MisfitError, field, text, texts
 from selfcontrast.records import BadRecord, Dialogue, Message
 
 LICENCE = "yours"
@@ -22,23 +23,26 @@ HUB = None
 
 def read(path: Path) -> Iterator[Dialogue | BadRecord]:
     """Yield one dialogue, or the reason why there is none, for each record."""
-    for row, with_nulls in read_records(path):
-        record = {key: value for key, value in with_nulls.items() if value is not None}
-        if "messages" in record:
-            prompt = messages_field(record, "messages", path=path, row=row)
-        else:
-            prompt = [Message("user", field(record, "prompt", str, path=path, row=row))]
-        if "response" not in record and prompt and prompt[-1].role == "assistant":
-            response = prompt.pop().content
-        else:
-            response = field(record, "response", str, path=path, row=row)
-        yield check_dialogue(prompt, response, _rejected(record, path, row), row=row)
+    return read_dialogues(path, dialogue)
 
 
-def _rejected(record: dict[str, Any], path: Path, row: int) -> list[str]:
-    if "rejected" not in record:
+def dialogue(record: Any, row: int) -> Dialogue | BadRecord:
+    """Return what becomes of one record; raise ``MisfitError`` if it is not of this layout."""
+    if record.get("messages") is not None:
+        prompt = messages_field(record, "messages")
+    elif record.get("prompt") is not None:
+        prompt = [Message("user", text(record, "prompt"))]
+    else:
+        raise MisfitError("`prompt` and `messages` are missing", ", ".join(record))
+    if record.get("response") is None and prompt and prompt[-1].role == "assistant":
+        response = prompt.pop().content
+    else:
+        response = text(record, "response")
+    return check_dialogue(prompt, response, _rejected(record), row=row)
+
+
+def _rejected(record: dict[str, Any]) -> list[str]:
+    if record.get("rejected") is None:
         return []
-    answers = field(record, "rejected", (str, list), path=path, row=row)
-    if isinstance(answers, str):
-        return [answers]
-    return [field({"rejected": answer}, "rejected", str, path=path, row=row) for answer in answers]
+    answers = field(record, "rejected", str, list)
+    return [answers] if isinstance(answers, str) else texts(record, "rejected")

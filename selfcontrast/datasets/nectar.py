@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selfcontrast.datasets._records import check_dialogue, field, read_records, split_turns
-from selfcontrast.errors import InputError
+from selfcontrast.datasets._records import check_dialogue, read_dialogues, split_turns
+from selfcontrast.fields import MisfitError, field, text
 from selfcontrast.records import BadRecord, Dialogue
 from selfcontrast.sources import HubSource
+from selfcontrast.texts import is_blank
 
 LICENCE = "Apache-2.0, not to compete with OpenAI; non-commercial by the card of berkeley-nest/Nectar"
 HAS_REJECTED = True
@@ -25,28 +26,22 @@ HUB = HubSource("berkeley-nest/Nectar", {"train": ("data/rlaif.parquet",)}, defa
 
 def read(path: Path) -> Iterator[Dialogue | BadRecord]:
     """Yield one dialogue, or the reason why there is none, for each record."""
-    for row, record in read_records(path):
-        turns = split_turns(field(record, "prompt", str, path=path, row=row))
-        answers = field(record, "answers", list, path=path, row=row)
-        if turns is None:
-            raise InputError(
-                r"`prompt` does not start with \n\nHuman:",
-                where=f"{path}, row {row}",
-                remedy="check that the file has the layout of Nectar",
-            )
-        for answer in answers:
-            field(answer, "answer", str, path=path, row=row)
-            field(answer, "rank", (int, float), path=path, row=row)
-        yield _dialogue(turns, answers, row)
+    return read_dialogues(path, dialogue)
 
 
-def _dialogue(turns: list[Any], answers: list[dict[str, Any]], row: int) -> Dialogue | BadRecord:
-    ranked = sorted(answers, key=lambda a: float(a["rank"]))
-    if not turns or turns[-1].role != "assistant" or turns[-1].content:
+def dialogue(record: Any, row: int) -> Dialogue | BadRecord:
+    """Return what becomes of one record; raise ``MisfitError`` if it is not of this layout."""
+    turns = split_turns(text(record, "prompt"))
+    answers = [(field(a, "rank", float), text(a, "answer")) for a in field(record, "answers", list)]
+    if turns is None:
+        raise MisfitError(r"`prompt` does not start with \n\nHuman:", repr(record["prompt"][:60]))
+    if not turns or turns[-1].role != "assistant" or not is_blank(turns[-1].content):
         return BadRecord("the prompt does not end with an open answer", row)
-    if [float(a["rank"]) for a in ranked].count(1.0) != 1 or float(ranked[0]["rank"]) != 1.0:
+    ranked = sorted(answers, key=lambda a: float(a[0]))
+    ranks = [float(rank) for rank, _ in ranked]
+    if ranks.count(1.0) != 1 or ranks[0] != 1.0:
         return BadRecord("the ranks do not name one best answer", row)
-    if any(marker in a["answer"] for a in answers for marker in ("Human:", "Assistant:")):
+    if any(marker in answer for _, answer in answers for marker in ("Human:", "Assistant:")):
         return BadRecord("an answer has turns of its own", row)
-    best, *others = [a["answer"] for a in ranked]
+    best, *others = [answer for _, answer in ranked]
     return check_dialogue(turns[:-1], best, others, row=row)

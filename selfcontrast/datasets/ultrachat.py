@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from selfcontrast.datasets._records import check_dialogue, messages_field, read_records
+from selfcontrast.datasets._records import check_dialogue, messages_field, read_dialogues
 from selfcontrast.records import BadRecord, Dialogue
 from selfcontrast.sources import HubSource
 
@@ -25,9 +26,12 @@ HUB = HubSource(
 
 def read(path: Path) -> Iterator[Dialogue | BadRecord]:
     """Yield one dialogue, or the reason why there is none, for each record."""
-    for row, record in read_records(path):
-        messages = messages_field(record, "messages", path=path, row=row)
-        if not messages or messages[-1].role != "assistant":
-            yield BadRecord("the dialogue does not end with an answer", row)
-        else:
-            yield check_dialogue(messages[:-1], messages[-1].content, [], row=row)
+    return read_dialogues(path, dialogue)
+
+
+def dialogue(record: Any, row: int) -> Dialogue | BadRecord:
+    """Return what becomes of one record; raise ``MisfitError`` if it is not of this layout."""
+    messages = messages_field(record, "messages")
+    if not messages or messages[-1].role != "assistant":
+        return BadRecord("the dialogue does not end with an answer", row)
+    return check_dialogue(messages[:-1], messages[-1].content, [], row=row)

@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import isnan
 from pathlib import Path
+from typing import Any
 
-from selfcontrast.datasets._records import check_dialogue, field, messages_field, read_records
-from selfcontrast.records import WRONG_WAY_ROUND, BadRecord, Dialogue, Message
+from selfcontrast.datasets._records import check_dialogue, messages_field, read_dialogues
+from selfcontrast.fields import field
+from selfcontrast.records import WRONG_WAY_ROUND, BadRecord, Dialogue
 from selfcontrast.sources import HubSource
 
 LICENCE = "MIT"
@@ -28,25 +30,29 @@ HUB = HubSource(
 
 def read(path: Path) -> Iterator[Dialogue | BadRecord]:
     """Yield one dialogue, or the reason why there is none, for each record."""
-    number_or_none = (int, float, type(None))
-    for row, record in read_records(path):
-        chosen, rejected = (messages_field(record, side, path=path, row=row) for side in ("chosen", "rejected"))
-        scores = [field(record, f"score_{side}", number_or_none, path=path, row=row) for side in ("chosen", "rejected")]
-        yield _dialogue(chosen, rejected, scores, row)
+    return read_dialogues(path, dialogue)
 
 
-def _dialogue(
-    chosen: list[Message], rejected: list[Message], scores: list[float | None], row: int
-) -> Dialogue | BadRecord:
+def dialogue(record: Any, row: int) -> Dialogue | BadRecord:
+    """Return what becomes of one record; raise ``MisfitError`` if it is not of this layout."""
+    chosen, rejected = (messages_field(record, side) for side in ("chosen", "rejected"))
+    better, worse = (_score(record, f"score_{side}") for side in ("chosen", "rejected"))
     if not chosen or not rejected or chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
         return BadRecord("the dialogue does not end with an answer", row)
     if chosen[:-1] != rejected[:-1]:
         return BadRecord("the prompts of chosen and rejected differ", row)
-    better, worse = scores
-    if better is None or worse is None or isnan(better) or isnan(worse):
+    if better is None or worse is None:
         return BadRecord("a score is missing", row)
     if better == worse:
         return BadRecord("chosen and rejected answer have the same score", row)
     if better < worse:
         return BadRecord(WRONG_WAY_ROUND, row)
     return check_dialogue(chosen[:-1], chosen[-1].content, [rejected[-1].content], row=row)
+
+
+def _score(record: Any, key: str) -> float | None:
+    """Return a score; None where it is null or NaN, as parquet files write a missing one."""
+    value = record.get(key)
+    if (key in record and value is None) or (isinstance(value, float) and isnan(value)):
+        return None
+    return float(field(record, key, float))

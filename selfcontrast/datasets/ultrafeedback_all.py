@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selfcontrast.datasets._records import check_dialogue, field, read_records
+from selfcontrast.datasets._records import check_dialogue, read_dialogues
+from selfcontrast.fields import field, text
 from selfcontrast.records import BadRecord, Dialogue, Message
 from selfcontrast.sources import HubSource
 
@@ -28,23 +29,27 @@ _ASPECTS = ("helpfulness", "honesty", "instruction_following", "truthfulness")
 
 def read(path: Path) -> Iterator[Dialogue | BadRecord]:
     """Yield one dialogue, or the reason why there is none, for each record."""
-    for row, record in read_records(path):
-        instruction = field(record, "instruction", str, path=path, row=row)
-        completions = field(record, "completions", list, path=path, row=row)
-        answers = [field(c, "response", str, path=path, row=row) for c in completions]
-        totals = [_total(field(c, "annotations", dict, path=path, row=row), path, row) for c in completions]
-        yield _dialogue(instruction, answers, totals, row)
+    return read_dialogues(path, dialogue)
 
 
-def _total(annotations: dict[str, Any], path: Path, row: int) -> int | None:
+def dialogue(record: Any, row: int) -> Dialogue | BadRecord:
+    """Return what becomes of one record; raise ``MisfitError`` if it is not of this layout."""
+    instruction = text(record, "instruction")
+    completions = field(record, "completions", list)
+    answers = [text(c, "response") for c in completions]
+    totals = [_total(field(c, "annotations", dict)) for c in completions]
+    return _dialogue(instruction, answers, totals, row)
+
+
+def _total(annotations: dict[str, Any]) -> int | None:
     """Return the sum of the four ratings, which are written as texts; None if one is not a number (`N/A`)."""
     total = 0
     for aspect in _ASPECTS:
-        annotation = field(annotations, aspect, dict, path=path, row=row)
-        rating = str(field(annotation, "Rating", (str, int), path=path, row=row)).strip()
-        if not rating.isdecimal():
+        rating = field(field(annotations, aspect, dict), "Rating", str, float)
+        written = f"{rating:g}" if isinstance(rating, float) else str(rating).strip()
+        if not written.isdecimal():
             return None
-        total += int(rating)
+        total += int(written)
     return total
 
 

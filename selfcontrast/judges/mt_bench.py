@@ -18,6 +18,7 @@ from pydantic import Field
 
 from selfcontrast.artifacts import read_jsonl
 from selfcontrast.errors import InputError
+from selfcontrast.fields import MisfitError, text
 from selfcontrast.judges._wording import IMPARTIAL
 from selfcontrast.judging.cases import Case, Game, Judged, Score, Utterance
 from selfcontrast.judging.exchange import Reply
@@ -138,16 +139,28 @@ def say(first: float, second: float | None, params: Params) -> Utterance:
 def _templates(path: str | None) -> dict[str, Template]:
     if path is None:
         return _OWN
-    rows = {row["name"]: row for _, row in read_jsonl(Path(path)) if "name" in row}
-    try:
-        return {
-            name: Template(name, (("system", rows[name]["system_prompt"]), ("user", rows[name]["prompt_template"])))
-            for name in _OWN
-        }
-    except KeyError as error:
-        raise InputError(
-            "the judge's prompts are not all there",
-            expected=f"rows with name, system_prompt and prompt_template: {', '.join(_OWN)}",
-            found=f"no {error}",
-            where=path,
-        ) from None
+    rows: dict[str, Template] = {}
+    for row, record in read_jsonl(Path(path)):
+        name = record.get("name")
+        if not isinstance(name, str) or name not in _OWN:
+            continue
+        try:
+            rows_of_name = (("system", text(record, "system_prompt")), ("user", text(record, "prompt_template")))
+        except MisfitError as misfit:
+            raise _wrong_prompts(str(misfit), f"{path}, row {row}") from None
+        if name in rows:
+            raise _wrong_prompts(f"`{name}` a second time", f"{path}, row {row}")
+        rows[name] = Template(name, rows_of_name)
+    if missing := [name for name in _OWN if name not in rows]:
+        raise _wrong_prompts(f"no {', '.join(missing)}", path)
+    return rows
+
+
+def _wrong_prompts(found: str, where: str) -> InputError:
+    return InputError(
+        "the judge's prompts are not those of FastChat",
+        expected=f"a row with the texts name, system_prompt and prompt_template for each of: {', '.join(_OWN)}",
+        found=found,
+        where=where,
+        remedy="correct prompts_file, or fix the file",
+    )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from selfcontrast.artifacts import read_json, read_jsonl
 from selfcontrast.errors import InputError
+from selfcontrast.fields import MisfitError, field, text, texts
+from selfcontrast.lines import read_lines_or_array
+from selfcontrast.texts import is_blank
 
 TEMPERATURES = {
     "writing": 0.7,
@@ -24,6 +26,9 @@ TEMPERATURES = {
 """At which MT-Bench samples answers, by category. Source: lm-sys/FastChat, `llm_judge/common.py`."""
 
 DEFAULT_TEMPERATURE = {"mt_bench": 0.7, "arena_hard": 0.0, "alpaca_eval": 0.7}
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,30 +56,74 @@ def read_questions(path: Path, layout: str) -> list[Question]:
     """Return the questions of a file, in its order.
 
     Raises:
-        InputError: a record has another layout, or an id occurs twice.
+        InputError: a record has another layout, a field of another type or no text, or an id occurs twice.
     """
-    questions = [_question(record, layout, where=where) for where, record in _records(path)]
+    read = {"mt_bench": _mt_bench_question, "arena_hard": _arena_question, "alpaca_eval": _alpaca_question}[layout]
+    questions = [_read(read, record, f"question of the layout `{layout}`", where) for where, record in _records(path)]
     _check_unique((q.id for q in questions), path)
+    if not questions:
+        raise InputError("a file of questions has none", where=str(path), remedy="check the path in the study file")
     return questions
 
 
-def _question(record: dict[str, Any], layout: str, *, where: str) -> Question:
-    default = DEFAULT_TEMPERATURE[layout]
+def _mt_bench_question(record: Any) -> Question:
+    turns = tuple(texts(record, "turns"))
+    if not turns:
+        raise MisfitError("`turns` has no turn")
+    if any(map(is_blank, turns)):
+        raise MisfitError("a turn is empty")
+    references = tuple(texts(record, "reference")) if _is_there(record, "reference") else ()
+    if references and len(references) != len(turns):
+        raise MisfitError(
+            "`reference` does not have one text for each turn", f"{len(references)} for {len(turns)} turns"
+        )
+    category = text(record, "category")
+    temperature = TEMPERATURES.get(category, DEFAULT_TEMPERATURE["mt_bench"])
+    return Question(_id(record, "question_id"), turns, category, temperature, references)
+
+
+def _arena_question(record: Any) -> Question:
+    prompt, names = _asked(record, "prompt"), ("subcategory", "category")
+    given = [text(record, name) for name in names if _is_there(record, name)]
+    category = next(filter(None, given), "")
+    return Question(_id(record, "uid"), (prompt,), category, DEFAULT_TEMPERATURE["arena_hard"])
+
+
+def _alpaca_question(record: Any) -> Question:
+    instruction = _asked(record, "instruction")
+    source = text(record, "dataset") if _is_there(record, "dataset") else ""
+    return Question(instruction, (instruction,), temperature=DEFAULT_TEMPERATURE["alpaca_eval"], source=source)
+
+
+def _asked(record: Any, key: str) -> str:
+    asked = text(record, key)
+    if is_blank(asked):
+        raise MisfitError(f"`{key}` is empty")
+    return asked
+
+
+def _id(record: Any, key: str) -> str:
+    """Return an id, which files write as a text or as a whole number."""
+    found = field(record, key, str, float)
+    if isinstance(found, float) or (isinstance(found, str) and is_blank(found)):
+        raise MisfitError(f"`{key}` is not a whole number or a text", repr(found))
+    return str(found)
+
+
+def _is_there(record: Any, key: str) -> bool:
+    """Return whether an optional field has a value: a null, as exports of tables have, is none."""
+    return record.get(key) is not None
+
+
+def _read(read: Callable[[Any], T], record: Any, what: str, where: str) -> T:
     try:
-        if layout == "mt_bench":
-            category = str(record["category"])
-            references = tuple(map(str, record.get("reference") or ()))
-            turns = tuple(map(str, record["turns"]))
-            temperature = TEMPERATURES.get(category, default)
-            return Question(str(record["question_id"]), turns, category, temperature, references)
-        if layout == "arena_hard":
-            category = record.get("subcategory") or record.get("category") or ""
-            return Question(str(record["uid"]), (str(record["prompt"]),), str(category), default)
-        instruction = str(record["instruction"])
-        return Question(instruction, (instruction,), temperature=default, source=str(record.get("dataset", "")))
-    except (KeyError, TypeError) as error:
+        return read(record)
+    except MisfitError as misfit:
         raise InputError(
-            f"a record is no question of the layout `{layout}`", found=f"no {error}", where=where
+            f"a record is no {what}: {misfit.reason}",
+            found=misfit.found,
+            where=where,
+            remedy="fix the record, or correct the layout under evaluation.questions",
         ) from None
 
 
@@ -86,6 +135,7 @@ def with_references(questions: list[Question], path: Path) -> list[Question]:
         raise InputError(
             "reference answers belong to other questions", found=", ".join(sorted(unknown)[:5]), where=str(path)
         )
+    _check_turns(found, questions, path)
     return [replace(q, references=found[q.id]) if q.id in found else q for q in questions]
 
 
@@ -105,37 +155,55 @@ def read_baseline(path: Path, layout: str, questions: list[Question]) -> dict[st
             found=f"{len(missing)} missing {missing[:3]}, {len(more)} of other questions {more[:3]}",
             where=str(path),
         )
+    _check_turns(answers, questions, path)
     return answers
 
 
+def _check_turns(answers: Mapping[str, Sequence[str]], questions: Sequence[Question], path: Path) -> None:
+    for q in questions:
+        if q.id in answers and len(answers[q.id]) != len(q.turns):
+            raise InputError(
+                "an answer does not have one text for each turn of its question",
+                expected=f"{len(q.turns)} turns",
+                found=f"{len(answers[q.id])} turns for the question {q.id[:60]}",
+                where=str(path),
+            )
+
+
 def read_answers(path: Path, layout: str) -> dict[str, tuple[str, ...]]:
-    """Return the answers of a model, one a turn, by question id, from a file in the layout of a benchmark."""
-    rows = [_answer(record, layout, where=where) for where, record in _records(path)]
+    """Return the answers of a model, one a turn, by question id, from a file in the layout of a benchmark.
+
+    Raises:
+        InputError: a record has another layout or a field of another type, or an id occurs twice.
+    """
+    read = {"mt_bench": _mt_bench_answer, "arena_hard": _arena_answer, "alpaca_eval": _alpaca_answer}[layout]
+    rows = [_read(read, record, f"answer of the layout `{layout}`", where) for where, record in _records(path)]
     _check_unique((i for i, _ in rows), path)
     return dict(rows)
 
 
-def _answer(record: dict[str, Any], layout: str, *, where: str) -> tuple[str, tuple[str, ...]]:
-    try:
-        if layout == "mt_bench":
-            return str(record["question_id"]), tuple(map(str, record["choices"][0]["turns"]))
-        if layout == "arena_hard":
-            content = record["messages"][-1]["content"]
-            return str(record["uid"]), (str(content["answer"] if isinstance(content, dict) else content),)
-        return str(record["instruction"]), (str(record["output"]),)
-    except (KeyError, IndexError, TypeError) as error:
-        raise InputError(f"a record is no answer of the layout `{layout}`", found=f"no {error}", where=where) from None
+def _mt_bench_answer(record: Any) -> tuple[str, tuple[str, ...]]:
+    choices = field(record, "choices", list)
+    if not choices:
+        raise MisfitError("`choices` has no choice")
+    return _id(record, "question_id"), tuple(texts(choices[0], "turns"))
 
 
-def _records(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
+def _arena_answer(record: Any) -> tuple[str, tuple[str, ...]]:
+    messages = field(record, "messages", list)
+    if not messages:
+        raise MisfitError("`messages` has no message")
+    content = field(messages[-1], "content", str, dict)
+    return _id(record, "uid"), (text(content, "answer") if isinstance(content, dict) else content,)
+
+
+def _alpaca_answer(record: Any) -> tuple[str, tuple[str, ...]]:
+    return _asked(record, "instruction"), (text(record, "output"),)
+
+
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield where a record stands and the record, of JSON lines or of one JSON array."""
-    if not path.is_file():
-        raise InputError("a data file is missing", where=str(path), remedy="check the path in the study file")
-    with path.open("rb") as stream:
-        is_array = stream.read(1) == b"["
-    if not is_array:
-        return [(f"{path}, row {row}", record) for row, record in read_jsonl(path)]
-    return [(f"{path}, entry {i}", record) for i, record in enumerate(read_json(path), 1)]
+    return ((f"{path}, {place}", record) for place, record in read_lines_or_array(path))
 
 
 def _check_unique(ids: Iterable[str], path: Path) -> None:

@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from selfcontrast import strict_json
 from selfcontrast.errors import InputError, StepError
 from selfcontrast.judging.exchange import Request
 
@@ -156,7 +157,7 @@ def _line(record: dict[str, Any]) -> bytes:
 
 def _parse(line: bytes, *, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = strict_json.loads(line)
         if (
             isinstance(record, dict)
             and isinstance(record["usd"], float | int)

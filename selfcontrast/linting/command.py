@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from selfcontrast import plugins
+from selfcontrast import plugins, strict_json
 from selfcontrast.artifacts import Artifact, files_of
 from selfcontrast.config import load_study
-from selfcontrast.errors import InputError
+from selfcontrast.errors import InputError, SelfContrastError
 from selfcontrast.layout import Layout
 from selfcontrast.linting import findings as found
+from selfcontrast.linting import guessing
+from selfcontrast.linting.embedder import CutByEmbedder, readings_of
 from selfcontrast.sources import record_files
 from selfcontrast.sweep import models_of
 
@@ -34,9 +36,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", metavar="PATH|STUDY", help="file of records, or study: a name under config/ or a YAML file"
     )
-    parser.add_argument("--adaptor", help="layout of the records; guessed from the first one if not given")
+    parser.add_argument("--adaptor", help="layout of the records; guessed from many of them if not given")
     parser.add_argument("--model", help="folder or hub id of a model: check token ids and lengths too")
     parser.add_argument("--tokenizer", help="the same with a tokenizer alone")
+    parser.add_argument(
+        "--embedder",
+        help="folder or hub id of a sentence-transformers model, or the package that carries it: count the answers that it "
+        "reads a part of only",
+    )
     parser.add_argument("--template", help="chat template; default: the tokenizer's own, else `dialogue`")
     parser.add_argument("--max-length", type=int, help="longest prompt plus answer in tokens; default: of the model")
     parser.add_argument(
@@ -76,20 +83,32 @@ def lint(args: argparse.Namespace, results: Path, say: Say = print) -> int:
 
 def _of_file(args: argparse.Namespace, held_out: Sequence[HeldOut], say: Say) -> list[found.Finding]:
     from selfcontrast.linting.passes import check_records
-    from selfcontrast.linting.reading import guess_adaptor
 
     files = record_files([args.what])
-    name = args.adaptor
-    if name is None:
-        name = guess_adaptor(files[0])
-        say(f"adaptor: {name}, guessed from the first record (--adaptor names another)")
+    guess = guessing.try_adaptors(files)
+    name = args.adaptor or guessing.best_of(guess, args.what).name
     adaptor = plugins.load("datasets", name)
+    for line in guessing.describe(guess, name, guessed=args.adaptor is None):
+        say(line)
     renderer = _renderer(args)
     if renderer is None:
         say("no tokenizer (--model, --tokenizer): lengths in words; BOS, EOS and truncation are not checked")
     max_length = args.max_length or _context_of(args.model)
     say("")
-    return check_records(files, adaptor, renderer=renderer, max_length=max_length, held_out=held_out)
+    return check_records(
+        files,
+        adaptor,
+        renderer=renderer,
+        max_length=max_length,
+        held_out=held_out,
+        more=[CutByEmbedder(*one) for one in readings_of([_embedder(args.embedder)] if args.embedder else [])],
+    )
+
+
+def _embedder(name: str) -> dict[str, Any]:
+    """Return the parameters of the scorer `cosine` for a model's folder, hub id or package."""
+    is_package = "/" not in name and not Path(name).exists() and find_spec(name) is not None
+    return {"package" if is_package else "model": name}
 
 
 def _renderer(args: argparse.Namespace) -> Renderer | None:
@@ -108,14 +127,18 @@ def _context_of(model: str | None) -> int | None:
     path = Path(model or "", "config.json")
     if model is None or not path.is_file():
         return None
-    length = json.loads(path.read_text(encoding="utf-8")).get("max_position_embeddings")
+    try:
+        config = strict_json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError("a model's configuration is not valid JSON", found=str(error), where=str(path)) from None
+    length = config.get("max_position_embeddings") if isinstance(config, dict) else None
     return length if isinstance(length, int) else None
 
 
 def _of_study(
     args: argparse.Namespace, results: Path, held_out: Sequence[HeldOut], say: Say
 ) -> Iterator[found.Finding]:
-    for flag in ("adaptor", "model", "tokenizer", "template", "max_length"):
+    for flag in ("adaptor", "model", "tokenizer", "embedder", "template", "max_length"):
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag.replace('_', '-')} is for a file; a study names its own", where=args.what)
     from selfcontrast.linting.passes import check_records
@@ -128,10 +151,16 @@ def _of_study(
         raise InputError(
             "the study has no records yet", found=f"none of {found_none}", remedy="run the study, or get the files"
         )
+    readings = []
+    try:
+        readings = readings_of(scorer.params for scorer in study.scorers.values() if scorer.kind == "cosine")
+    except SelfContrastError as error:
+        say(f"an embedding model cannot be loaded; cut answers are not counted: {error}")
     for name, paths in records.items():
         if all(path.exists() for path in paths):
             adaptor = plugins.load("datasets", study.datasets[name].adaptor)
-            yield from (replace(f, source=name) for f in check_records(paths, adaptor))
+            found_there = check_records(paths, adaptor, more=[CutByEmbedder(*one) for one in readings])
+            yield from (replace(f, source=name) for f in found_there)
         else:
             say(f"{name}: no records yet at {', '.join(path.as_posix() for path in paths)}; not checked")
         for model in models_of(study, name):

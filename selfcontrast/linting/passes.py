@@ -64,9 +64,14 @@ def check_records(
     renderer: Renderer | None = None,
     max_length: int | None = None,
     held_out: Sequence[HeldOut] = (),
+    more: Sequence[Check] = (),
 ) -> list[Finding]:
-    """Return what there is to say of files of records: their texts, their licence and, with a tokenizer, their tokens."""
-    checks: list[Check] = [*text_checks(), LengthSkew(), *(Overlap(h) for h in held_out)]
+    """Return what there is to say of files of records: their texts, their licence and, with a tokenizer, their tokens.
+
+    Args:
+        more: further checks, fresh for this pass.
+    """
+    checks: list[Check] = [*text_checks(), LengthSkew(), *(Overlap(h) for h in held_out), *more]
     if renderer is not None:
         checks += token_checks(limits_of(renderer, max_length))
     return run_checks(record_rows(paths, adaptor, renderer), checks) + check_licence(adaptor)

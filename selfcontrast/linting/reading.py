@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from selfcontrast import plugins
 from selfcontrast.artifacts import Artifact, read_jsonl
 from selfcontrast.datasets._records import read_records
 from selfcontrast.errors import InputError
+from selfcontrast.lines import read_lines_or_array
 from selfcontrast.linting.findings import Row, Tokens, Unusable
 from selfcontrast.records import BadRecord, Dialogue, Message
 from selfcontrast.sources import names_of
@@ -19,43 +18,8 @@ from selfcontrast.sources import names_of
 if TYPE_CHECKING:
     from selfcontrast.rendering import Renderer
 
-ANY = "jsonl"
-"""Adaptor for anybody's data, whose layout includes some of the others'."""
-
 PROMPT_KEYS = ("instruction", "prompt", "question", "turns", "text")
 OTHER_KEYS = ("output", "reference", "answer", "target", "response", "ground_truth")
-
-
-def guess_adaptor(path: Path) -> str:
-    """Return the adaptor whose layout the first record of a file has.
-
-    Of several, one that finds rejected answers goes first, then one that finds a usable dialogue at all, and a data set's own
-    before that for any data.
-
-    Raises:
-        InputError: none fits, or more than one.
-    """
-    fits: list[list[str]] = [[], [], []]
-    next(read_records(path), None)  # a missing or damaged file is no matter of adaptors
-    for name in plugins.names("datasets"):
-        adaptor = plugins.load("datasets", name)
-        try:
-            first = next(iter(adaptor.read(path)), None)
-        except InputError:
-            continue
-        if first is not None:
-            usable = isinstance(first, Dialogue)
-            fits[0 if usable and first.rejected else 1 if usable else 2].append(name)
-    found = next(filter(None, fits), [])
-    found = [name for name in found if name != ANY] or found
-    if len(found) != 1:
-        raise InputError(
-            "no adaptor fits the first record" if not found else "several adaptors fit the first record",
-            found=", ".join(found),
-            where=str(path),
-            remedy=f"name one with --adaptor: {', '.join(plugins.names('datasets'))}",
-        )
-    return found[0]
 
 
 def record_rows(
@@ -126,30 +90,16 @@ def benchmark_items(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
     MT-Bench's question.jsonl has ``turns``, AlpacaEval's files have ``instruction`` and ``output``, Arena-Hard's ``prompt``.
     """
-    for row, record in _benchmark_records(path):
+    for place, record in read_lines_or_array(path):
         prompts = [text for key in PROMPT_KEYS for text in _texts(record.get(key))]
         if not prompts:
             raise InputError(
                 "a benchmark's record has no prompt",
                 expected=f"one of the fields {', '.join(PROMPT_KEYS)}",
                 found=", ".join(record),
-                where=f"{path}, row {row}",
+                where=f"{path}, {place}",
             )
-        yield f"row {row}", prompts, [text for key in OTHER_KEYS for text in _texts(record.get(key))]
-
-
-def _benchmark_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if path.is_file():
-        with path.open("rb") as stream:
-            is_array = stream.read(64).lstrip()[:1] == b"["
-        if is_array:
-            try:
-                records = json.loads(path.read_bytes())
-            except ValueError as error:
-                raise InputError("a benchmark's file is not valid JSON", found=str(error), where=str(path)) from None
-            yield from ((i, r if isinstance(r, dict) else {}) for i, r in enumerate(records, 1))
-            return
-    yield from read_jsonl(path)
+        yield place, prompts, [text for key in OTHER_KEYS for text in _texts(record.get(key))]
 
 
 def _texts(value: Any) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from selfcontrast.linting.findings import FINE, Question, Row, RowCheck
 from selfcontrast.linting.words import normalised, prompt_digest
+from selfcontrast.texts import is_blank
 
 TOLERATED = 0.01
 """Share of rows beyond which a trouble of single rows is an error of the data set."""
@@ -131,11 +132,11 @@ def _number(value: Any) -> float | None:
 
 
 def empty_text(row: Row) -> str | None:
-    """Find a turn or an answer that is empty but for white space."""
+    """Find a turn or an answer that shows nothing: no character, or only spaces and invisible ones."""
     d = row.dialogue
     parts = [*((f"{m.role} turn", m.content) for m in d.messages), ("chosen answer", d.target)]
     parts += [("rejected answer", r) for r in d.rejected]
-    return next((f"the {name} is empty" for name, text in parts if not text.strip()), FINE)
+    return next((f"the {name} is empty" for name, text in parts if is_blank(text)), FINE)
 
 
 def equal_answers(row: Row) -> str | None:

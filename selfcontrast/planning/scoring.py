@@ -41,7 +41,7 @@ def scoring_cost(
     named = scorer.params.get("model") or scorer.params.get("package")
     shape = named_shape(str(named)) if named else own
     length = lengths.prompt + lengths.response
-    if scorer.kind != "reward":
+    if scorer.kind != "reward" and scorer.params.get("long_texts") != "chunks":
         length = min(lengths.response, EMBEDDER_CONTEXT)
     tokens = texts * length
     operations = forward(shape, tokens, head_tokens=0, context=length)

@@ -1,5 +1,8 @@
 """Cosine similarity of a response to the SFT target under a frozen text-embedding model (the text alone, no prompt).
 
+An embedding model reads a limited number of tokens. It reads the beginning of a longer text alone (`long_texts: cut`), or the
+whole text in pieces (`chunks`). Cut texts are counted, and so are answers that it could not tell apart for that reason.
+
 Source: arXiv 2404.00604, section 3. The target itself scores 1.
 """
 
@@ -8,14 +11,17 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from selfcontrast import cuts
 from selfcontrast.errors import InputError, StepError
 from selfcontrast.pins import split_revision
-from selfcontrast.records import PromptPool
+from selfcontrast.records import TARGET, PromptPool
 from selfcontrast.schema import Count, Strict
+from selfcontrast.scorers._reading import Reading, reading_of
 from selfcontrast.threads import choose_kernels
 
 if TYPE_CHECKING:
@@ -38,6 +44,13 @@ class Params(Strict):
     )
     trust_remote_code: bool = Field(False, description="allow the model to bring code of its own")
     batch: Count = Field(128, description="texts embedded together; does not change results beyond rounding")
+    long_texts: Literal["cut", "chunks"] = Field(
+        "cut",
+        description="a text with more tokens than the model reads: its beginning alone, or the mean over all its pieces",
+        exclude_if=lambda value: (
+            value == "cut"
+        ),  # as before there was a choice: the specs of such scorers stay as they are
+    )
 
     def model_post_init(self, context: object) -> None:
         """Require exactly one source."""
@@ -45,11 +58,73 @@ class Params(Strict):
             raise ValueError("give either `model` or `package`")
 
 
+@dataclass(frozen=True)
+class Embedder:
+    """An embedding model.
+
+    Attributes:
+        embed: returns unit vectors of texts, ``(texts, width)``.
+        reading: how many tokens it reads of a text; None if there is no limit, or texts are embedded in pieces.
+    """
+
+    embed: Callable[[Sequence[str]], ndarray]
+    reading: Reading | None = None
+
+
 def score(
     pools: Collection[PromptPool], prompts: Sequence[str], params: Params, counts: Counter[str]
 ) -> list[list[float]]:
     """Return the similarity of every answer to its prompt's target, between -1 and 1, pool by pool."""
-    return list(similarities(pools, _embedder(params)))
+    model = embedder(params)
+    if model.reading is None:
+        return list(similarities(pools, model.embed))
+    seen = CutTexts(model.reading)
+    found = list(similarities(seen.watch(pools), model.embed))
+    seen.report(counts)
+    return found
+
+
+@dataclass
+class CutTexts:
+    """Counts what an embedding model reads a part of only, targets and answers apart, and the ties that come of it."""
+
+    reading: Reading
+    targets: int = 0
+    cut_targets: int = 0
+    answers: int = 0
+    cut_answers: int = 0
+    tied: int = 0
+
+    def watch(self, pools: Iterable[PromptPool]) -> Iterator[PromptPool]:
+        """Yield the pools as they are, and count their texts."""
+        for pool in pools:
+            self._see(pool.target, [a.text for a in pool.answers if a.response_id != TARGET])
+            yield pool
+
+    def report(self, counts: Counter[str]) -> None:
+        """Add the counts that are not 0, and warn if more than one text in a hundred was cut."""
+        remedy = (
+            f"the embedding model reads {self.reading.longest} tokens of a text: set `long_texts: chunks` for the scorer, or "
+            "take a model that reads longer texts"
+        )
+        cuts.count_cut(counts, cuts.TARGETS_BY_EMBEDDER, self.cut_targets, self.targets, remedy=remedy)
+        cuts.count_cut(counts, cuts.ANSWERS_BY_EMBEDDER, self.cut_answers, self.answers, remedy=remedy)
+        cuts.count_cut(counts, cuts.TIED_BY_EMBEDDER, self.tied, self.answers, remedy=remedy)
+
+    def _see(self, target: str, answers: Sequence[str]) -> None:
+        texts = list(dict.fromkeys([target, *answers]))
+        cut = self.reading.cut(texts)
+        self.targets += 1
+        self.answers += len(answers)
+        if not cut:
+            return
+        self.cut_targets += target in cut
+        self.cut_answers += sum(answer in cut for answer in answers)
+        alike: dict[bytes, list[str]] = {}
+        for text, read in zip(texts, self.reading.read(texts), strict=True):
+            alike.setdefault(read, []).append(text)
+        tied = {t for same in alike.values() if len(same) > 1 and any(s in cut for s in same) for t in same}
+        self.tied += sum(answer in tied for answer in answers)
 
 
 def similarities(pools: Iterable[PromptPool], embed: Callable[[Sequence[str]], ndarray]) -> Iterator[list[float]]:
@@ -88,8 +163,8 @@ def _blocks(pools: Iterable[PromptPool]) -> Iterator[list[PromptPool]]:
         yield block
 
 
-def _embedder(params: Params) -> Callable[[Sequence[str]], ndarray]:
-    """Load the embedding model and return the function that turns texts into unit vectors."""
+def embedder(params: Params) -> Embedder:
+    """Load the embedding model."""
     from sentence_transformers import SentenceTransformer
 
     choose_kernels()
@@ -122,7 +197,32 @@ def _embedder(params: Params) -> Callable[[Sequence[str]], ndarray]:
         )
         return vectors
 
-    return embed
+    reading = reading_of(model, str(folder))
+    if params.long_texts == "chunks" and reading is not None:
+        return Embedder(in_pieces(embed, reading))
+    return Embedder(embed, reading)
+
+
+def in_pieces(embed: Callable[[Sequence[str]], ndarray], reading: Reading) -> Callable[[Sequence[str]], ndarray]:
+    """Return a function that embeds texts of any length.
+
+    The vector of a text is the mean of the unit vectors of its pieces (``Reading.pieces``), each piece counting once whatever
+    its length, divided by its own length. A text of one piece has the vector that ``embed`` gives.
+    """
+    import numpy as np
+
+    def embed_whole(texts: Sequence[str]) -> ndarray:
+        divided = [reading.pieces(text) for text in texts]
+        vectors = embed([piece for pieces in divided for piece in pieces])
+        found = []
+        end = 0
+        for pieces in divided:
+            start, end = end, end + len(pieces)
+            mean = vectors[start:end].mean(0)
+            found.append(mean / np.linalg.norm(mean) if len(pieces) > 1 else vectors[start])
+        return np.array(found)
+
+    return embed_whole
 
 
 def _set_pooling(model: Any, pooling: str, where: str) -> None:

@@ -13,11 +13,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from selfcontrast import cuts
 from selfcontrast.records import PromptPool
 from selfcontrast.schema import Count, Id, Strict
-
-CUT = "cut_by_reward_model"
-"""Count of texts of which the reward model saw the end alone."""
 
 PROMPTS_AT_A_TIME = 128
 """Prompts whose answers are tokenised together."""
@@ -73,18 +71,22 @@ def score(
         folder, params.layout, dtype=params.dtype, trust_remote_code=params.trust_remote_code
     )
     found = []
+    n_texts = n_cut = 0
     for block in _blocks(zip(pools, prompts, strict=True)):
         rows: dict[tuple[str, str], list[int]] = {}
         for pool, prompt in block:
             texts = list(dict.fromkeys(a.text for a in pool.answers))
-            found_rows, n_cut = render_answers(renderer, prompt, texts, longest=params.max_length)
+            found_rows, cut = render_answers(renderer, prompt, texts, longest=params.max_length)
+            n_texts, n_cut = n_texts + len(texts), n_cut + cut
             rows |= {(pool.prompt_id, text): row for text, row in zip(texts, found_rows, strict=True)}
-            if n_cut:
-                counts[CUT] += n_cut
         rewards = dict(
             zip(rows, score_rows(read, list(rows.values()), tokens=params.tokens, device=device), strict=True)
         )
         found += [[rewards[pool.prompt_id, a.text] for a in pool.answers] for pool, _ in block]
+    remedy = (
+        f"the reward model reads {params.max_length} tokens of a prompt and answer: raise `max_length` of the scorer"
+    )
+    cuts.count_cut(counts, cuts.BY_REWARD_MODEL, n_cut, n_texts, remedy=remedy)
     return found
 
 

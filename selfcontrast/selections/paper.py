@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 from selfcontrast.errors import InputError
 from selfcontrast.records import TARGET, Candidates, PromptPool
 from selfcontrast.schema import Strict
+from selfcontrast.texts import is_blank
 
 
 class Params(Strict):
@@ -59,7 +60,7 @@ def lowest_ranks(scores: Sequence[float]) -> list[int]:
 def candidate_positions(texts: Sequence[str], ranks: Sequence[int], *, k: int, mode: str, empty: str) -> list[int]:
     """Return the positions of the answers from which ``k`` negatives are drawn, ascending."""
     n = len(texts)
-    considered = [i for i in range(n) if empty == "official" or texts[i].strip()]
+    considered = [i for i in range(n) if empty == "official" or not is_blank(texts[i])]
     # Under `drop_first` the ranks of the others close up: empty answers take no place in the widened window either.
     rank = dict(zip(considered, lowest_ranks([ranks[i] for i in considered]), strict=True))
     if "dedup" in mode:
@@ -73,7 +74,7 @@ def candidate_positions(texts: Sequence[str], ranks: Sequence[int], *, k: int, m
         else:
             limit = max(ordered[min(window, len(considered) - 1)], k)
         considered = [i for i in considered if rank[i] < limit]
-    return [i for i in considered if texts[i].strip()]
+    return [i for i in considered if not is_blank(texts[i])]
 
 
 def candidates(pool: PromptPool, *, n: int, rng: random.Random, params: Params) -> Candidates:

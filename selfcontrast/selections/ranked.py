@@ -12,6 +12,7 @@ from pydantic import Field
 
 from selfcontrast.records import TARGET, Candidates, PromptPool
 from selfcontrast.schema import Strict
+from selfcontrast.texts import is_blank
 
 
 class Params(Strict):
@@ -37,5 +38,5 @@ def candidates(pool: PromptPool, *, n: int, rng: random.Random, params: Params) 
         return Candidates(first.response_id, (), {"equal scores": 2, "not drawn": len(pool.answers) - 2})
     if first.score < second.score:
         first, second = second, first
-    rejected = (second.response_id,) if second.text.strip() else ()
+    rejected = (second.response_id,) if not is_blank(second.text) else ()
     return Candidates(first.response_id, rejected, {"empty": 1 - len(rejected), "not drawn": len(pool.answers) - 2})

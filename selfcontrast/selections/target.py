@@ -17,6 +17,7 @@ from selfcontrast import plugins
 from selfcontrast.errors import ConfigError
 from selfcontrast.records import TARGET, Answer, Candidates, PromptPool
 from selfcontrast.schema import Plugin, Strict
+from selfcontrast.texts import is_blank
 
 
 class Params(Strict):
@@ -64,7 +65,7 @@ def candidates(pool: PromptPool, *, n: int, rng: random.Random, params: Params) 
     left_out["filtered"] = len(answers) - len(kept)
     rejected = []
     for answer in kept:
-        if not answer.text.strip():
+        if is_blank(answer.text):
             left_out["empty"] += 1
         elif answer.text.strip() == pool.target.strip():
             left_out["equal to the target"] += 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from selfcontrast import artifacts, cli, joins, parquet
 from selfcontrast.errors import InputError
+from selfcontrast.texts import is_blank
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,7 +122,7 @@ def _count(prompts: list[int], texts: list[str], targets: list[str], finish: lis
     """Count what is remarkable among whole prompts."""
     return Counter(
         distinct_texts=len(set(zip(prompts, texts, strict=True))),
-        empty=sum(not t.strip() for t in texts),
+        empty=sum(map(is_blank, texts)),
         equal_to_target=sum(t.strip() == target.strip() for t, target in zip(texts, targets, strict=True)),
         cut_by_length=sum(f == "length" for f in finish),
     )

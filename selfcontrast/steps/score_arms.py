@@ -52,7 +52,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         answers = step.open(manifest).path("responses.parquet")
         tables[name] = list(by_prompt(prompt_ids, answers, ["response_id", "text"]))
     pools = [
-        PromptPool(prompt_id, target, tuple(Answer("", text) for text in texts))
+        PromptPool(prompt_id, target, tuple(Answer(TARGET if text == target else "", text) for text in texts))
         for prompt_id, target, texts in zip(prompt_ids, split["target"], _texts(tables, split["target"]), strict=True)
     ]
     scorer = plugins.load("scorers", spec["kind"])

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfcontrast import artifacts, cli
+from selfcontrast import artifacts, cli, cuts
 from selfcontrast.errors import InputError
 from selfcontrast.reward_pairs import PairSets, make_pairs
 from selfcontrast.seeds import derive_seed
@@ -64,6 +65,10 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
             ids, cut = render_answers(renderer, pair.prompt, (pair.chosen, pair.rejected), longest=spec["max_length"])
             rows += ids
             n_cut += cut
+    remedy = (
+        f"the reward model reads {spec['max_length']} tokens of a prompt and answer: raise `max_length` of the model"
+    )
+    cuts.count_cut(Counter(), cuts.BY_REWARD_MODEL, n_cut, sum(map(len, rendered.values())), remedy=remedy)
     pad = tokenizer.pad_token_id
     model = new_reward_model(
         start,

@@ -41,7 +41,7 @@ QUICK = settings(deadline=None, derandomize=True, max_examples=60)
 
 FUNCTIONS: dict[str, dict[str, str]] = {
     "templates": {},
-    "datasets": {"read": "(path)"},
+    "datasets": {"read": "(path)", "dialogue": "(record, row)"},
     "pools": {"respond": "(prompts, context, params, *, shard, shards)"},
     "scorers": {"score": "(pools, prompts, params, counts)"},
     "filters": {"n_kept": "(n_answers, params)", "keep": "(scores, params)"},

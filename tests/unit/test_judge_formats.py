@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from judge_server import FaultyServer, completion
 
-from selfcontrast import plugins
+from selfcontrast import __main__, plugins
 from selfcontrast.artifacts import read_json, read_jsonl
 from selfcontrast.errors import InputError
 from selfcontrast.judging.cases import Case, Judged, summarise
@@ -204,6 +205,175 @@ def test_arena_question_with_a_line_separator_is_one(tmp_path: Path) -> None:
     rows = [{"uid": str(i), "prompt": f"a\u2028b\u0085{i}", "category": "c", "subcategory": "s"} for i in range(3)]
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
     assert [q.turns for q in read_questions(path, "arena_hard")] == [(r["prompt"],) for r in rows]
+
+
+MT = {"question_id": 81, "category": "writing", "turns": ["a", "b"]}
+ARENA = {"uid": "x", "category": "arena-hard-v0.1", "prompt": "a"}
+ALPACA = {"instruction": "a", "dataset": "koala"}
+MT_ANSWER = {"question_id": 81, "choices": [{"index": 0, "turns": ["a", "b"]}]}
+ARENA_ANSWER = {"uid": "x", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+ALPACA_ANSWER = {"instruction": "a", "output": "b"}
+PARTS = [{"type": "text", "text": "a"}]
+
+
+def write_rows(path: Path, rows: list[Any], *, array: bool) -> Path:
+    path.write_text(json.dumps(rows) if array else "".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+@pytest.mark.parametrize("array", [False, True])
+@pytest.mark.parametrize(
+    ("layout", "good", "change", "reason"),
+    [
+        ("mt_bench", MT, {"turns": "ab"}, "`turns` is not a list"),
+        ("mt_bench", MT, {"turns": None}, "`turns` is missing"),
+        ("mt_bench", MT, {"turns": []}, "`turns` has no turn"),
+        ("mt_bench", MT, {"turns": ["a", None]}, "`turns` is not a list of texts"),
+        ("mt_bench", MT, {"turns": ["a", PARTS]}, "`turns` is not a list of texts"),
+        ("mt_bench", MT, {"turns": [{"content": "a"}]}, "`turns` is not a list of texts"),
+        ("mt_bench", MT, {"turns": ["a", 3]}, "`turns` is not a list of texts"),
+        ("mt_bench", MT, {"turns": ["a", " \u200b"]}, "a turn is empty"),
+        ("mt_bench", MT, {"reference": "ab"}, "`reference` is not a list"),
+        ("mt_bench", MT, {"reference": ["a", None]}, "`reference` is not a list of texts"),
+        ("mt_bench", MT, {"reference": ["a"]}, "`reference` does not have one text for each turn"),
+        ("mt_bench", MT, {"category": None}, "`category` is missing"),
+        ("mt_bench", MT, {"category": 3}, "`category` is not a text"),
+        ("mt_bench", MT, {"question_id": None}, "`question_id` is missing"),
+        ("mt_bench", MT, {"question_id": True}, "`question_id` is not a text or a number"),
+        ("mt_bench", MT, {"question_id": 81.5}, "`question_id` is not a whole number or a text"),
+        ("mt_bench", MT, {"question_id": " "}, "`question_id` is not a whole number or a text"),
+        ("arena_hard", ARENA, {"prompt": None}, "`prompt` is missing"),
+        ("arena_hard", ARENA, {"prompt": PARTS}, "`prompt` is not a text"),
+        ("arena_hard", ARENA, {"prompt": ""}, "`prompt` is empty"),
+        ("arena_hard", ARENA, {"uid": []}, "`uid` is not a text or a number"),
+        ("arena_hard", ARENA, {"category": ["a"]}, "`category` is not a text"),
+        ("arena_hard", ARENA, {"subcategory": 3}, "`subcategory` is not a text"),
+        ("alpaca_eval", ALPACA, {"instruction": None}, "`instruction` is missing"),
+        ("alpaca_eval", ALPACA, {"instruction": PARTS}, "`instruction` is not a text"),
+        ("alpaca_eval", ALPACA, {"instruction": "\ufeff"}, "`instruction` is empty"),
+        ("alpaca_eval", ALPACA, {"dataset": 3}, "`dataset` is not a text"),
+    ],
+)
+def test_a_question_with_a_field_of_another_type_is_named(
+    tmp_path: Path, array: bool, layout: str, good: dict, change: dict, reason: str
+) -> None:
+    """Nothing is converted: a null was the text "None" and a text of turns its single letters."""
+    second = {key: f"{value}2" if key in ("uid", "instruction") else value for key, value in good.items()}
+    second |= {"question_id": 82} if "question_id" in good else {}
+    path = write_rows(tmp_path / "q", [good, second], array=array)
+    assert len(read_questions(path, layout)) == 2
+    write_rows(path, [good, {**second, **change}], array=array)
+    with pytest.raises(InputError) as caught:
+        read_questions(path, layout)
+    assert f"a record is no question of the layout `{layout}`: {reason}" in str(caught.value)
+    assert f"{path}, {'entry' if array else 'row'} 2" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("layout", "good", "change", "reason"),
+    [
+        ("mt_bench", MT_ANSWER, {"choices": None}, "`choices` is missing"),
+        ("mt_bench", MT_ANSWER, {"choices": []}, "`choices` has no choice"),
+        ("mt_bench", MT_ANSWER, {"choices": [None]}, "`turns` is missing"),
+        ("mt_bench", MT_ANSWER, {"choices": [{"turns": "ab"}]}, "`turns` is not a list"),
+        ("mt_bench", MT_ANSWER, {"choices": [{"turns": ["a", None]}]}, "`turns` is not a list of texts"),
+        ("arena_hard", ARENA_ANSWER, {"messages": []}, "`messages` has no message"),
+        ("arena_hard", ARENA_ANSWER, {"messages": [{"content": None}]}, "`content` is missing"),
+        ("arena_hard", ARENA_ANSWER, {"messages": [{"content": PARTS}]}, "`content` is not a text or an object"),
+        ("arena_hard", ARENA_ANSWER, {"messages": [{"content": {"answer": None}}]}, "`answer` is missing"),
+        ("alpaca_eval", ALPACA_ANSWER, {"output": None}, "`output` is missing"),
+        ("alpaca_eval", ALPACA_ANSWER, {"output": PARTS}, "`output` is not a text"),
+        ("alpaca_eval", ALPACA_ANSWER, {"output": 7}, "`output` is not a text"),
+    ],
+)
+def test_an_answer_with_a_field_of_another_type_is_named(
+    tmp_path: Path, layout: str, good: dict, change: dict, reason: str
+) -> None:
+    path = write_rows(tmp_path / "a", [good], array=False)
+    assert list(read_answers(path, layout).values()) in ([("a", "b")], [("b",)])
+    write_rows(path, [{**good, **change}], array=False)
+    with pytest.raises(InputError, match=re.escape(f"a record is no answer of the layout `{layout}`: {reason}")):
+        read_answers(path, layout)
+
+
+def test_nulls_of_optional_fields_are_no_text(tmp_path: Path) -> None:
+    """A table that was exported has every field in every row."""
+    path = write_rows(tmp_path / "q", [{**ALPACA, "dataset": None}], array=True)
+    assert read_questions(path, "alpaca_eval")[0].source == ""
+    write_rows(path, [{**ARENA, "category": None, "subcategory": None}], array=True)
+    assert read_questions(path, "arena_hard")[0].category == ""
+    write_rows(path, [{**MT, "reference": None}], array=True)
+    assert read_questions(path, "mt_bench")[0].references == ()
+
+
+def test_an_id_is_one_as_a_number_and_as_a_text(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "q", [MT, {**MT, "question_id": "81"}], array=False)
+    with pytest.raises(InputError, match="an id occurs twice"):
+        read_questions(path, "mt_bench")
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "[]", "[null]", '["a"]'])
+def test_a_file_without_questions_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "q").write_text(content)
+    with pytest.raises(InputError, match=r"a file of questions has none|an entry of a JSON array is not an object"):
+        read_questions(tmp_path / "q", "mt_bench")
+
+
+def test_answers_have_a_text_for_each_turn(tmp_path: Path) -> None:
+    questions = read_questions(write_rows(tmp_path / "q", [MT], array=False), "mt_bench")
+    path = write_rows(tmp_path / "a", [{**MT_ANSWER, "choices": [{"turns": ["a"]}]}], array=False)
+    for read in (lambda: read_baseline(path, "mt_bench", questions), lambda: with_references(questions, path)):
+        with pytest.raises(InputError, match=r"expected: 2 turns\n  found: 1 turns for the question 81"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"system_prompt": None}, "`system_prompt` is missing"),
+        ({"prompt_template": ["a"]}, "`prompt_template` is not a text"),
+        ({"name": "other"}, "no single-math-v1"),
+        ({"name": "single-v1"}, "`single-v1` a second time"),
+    ],
+)
+def test_prompts_of_mt_bench_are_texts(tmp_path: Path, change: dict, part: str) -> None:
+    names = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
+    rows = [{"name": n, "system_prompt": "You judge.", "prompt_template": "{question}{answer}"} for n in names]
+    module = plugins.load("judges", "mt_bench")
+    good = write_rows(tmp_path / "good", rows, array=False)
+    assert len(module.templates(module.Params(prompts_file=str(good)))) == 4
+    rows[1] |= change
+    bad = write_rows(tmp_path / "bad", rows, array=False)
+    with pytest.raises(InputError, match=re.escape(part)):
+        module.templates(module.Params(prompts_file=str(bad)))
+
+
+@pytest.mark.parametrize(
+    ("files", "part"),
+    [
+        ({}, ""),
+        ({"path": [{**MT, "turns": "ab"}]}, "`turns` is not a list"),
+        ({"path": [{**MT, "category": "math"}]}, "has no reference answer"),
+        ({"path": [{**MT, "category": "math"}], "references": [MT_ANSWER]}, ""),
+        ({"references": [{**MT_ANSWER, "choices": [{"turns": "ab"}]}]}, "`turns` is not a list"),
+        ({"references": [{**MT_ANSWER, "question_id": 9}]}, "reference answers belong to other questions"),
+        ({"path": [{**MT, "turns": ["a", "b", "c"]}]}, "MT-Bench rates two turns"),
+        ({"baseline": [{**MT_ANSWER, "choices": [{"turns": ["a", None]}]}]}, "`turns` is not a list of texts"),
+    ],
+)
+def test_check_reads_every_file_of_questions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], files: dict, part: str
+) -> None:
+    """Errors come before any job: `check` ends with exit code 2 and the message."""
+    study = yaml.safe_load((Path(__file__).resolve().parents[2] / "config" / "smoke.yaml").read_text())
+    asked = {key: str(write_rows(tmp_path / key, rows, array=False)) for key, rows in ({"path": [MT]} | files).items()}
+    study["evaluation"]["questions"] = {"mt": {"layout": "mt_bench", "max_new_tokens": 8, **asked}}
+    judge = {"kind": "mt_bench", "model": "m", "endpoint": {"url": "http://127.0.0.1:9/v1"}, "questions": "mt"}
+    study["evaluation"]["judges"] = {"rater": judge}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    assert __main__.main(["check", str(path)]) == (2 if part else 0)
+    assert part in capsys.readouterr().err
 
 
 needs_mt_bench = pytest.mark.skipif(

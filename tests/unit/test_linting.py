@@ -18,11 +18,11 @@ from scipy import stats
 from selfcontrast import __main__, artifacts, cli, plugins
 from selfcontrast.artifacts import Artifact
 from selfcontrast.errors import InputError
-from selfcontrast.linting import words
+from selfcontrast.linting import guessing, words
 from selfcontrast.linting.across import HeldOut, LengthSkew, Overlap
 from selfcontrast.linting.findings import Finding, Row, Unusable, excerpt, to_text, to_tsv
 from selfcontrast.linting.passes import check_encoded, check_licence, check_records, check_templates, run_checks
-from selfcontrast.linting.reading import benchmark_items, guess_adaptor
+from selfcontrast.linting.reading import benchmark_items
 from selfcontrast.linting.text_checks import merits
 from selfcontrast.records import Dialogue, Message
 from selfcontrast.rendering import Renderer
@@ -264,30 +264,151 @@ def test_pairs_that_ultrafeedback_has_the_wrong_way_round_are_an_error(
     assert (found.level, found.count, found.example) == (level, reversed_, "row 1")
 
 
+def guess(*paths: Path) -> guessing.Fit:
+    return guessing.best_of(guessing.try_adaptors(paths), "here")
+
+
 @pytest.mark.parametrize("layout", ["hh_rlhf", "nectar", "ultrachat"])
-def test_the_adaptor_is_guessed_from_the_first_record(tmp_path: Path, layout: str) -> None:
+def test_the_adaptor_is_guessed_from_the_records(tmp_path: Path, layout: str) -> None:
     write_records(tmp_path / "records", layout=layout, dialogues=3, seed=0)
-    assert guess_adaptor(tmp_path / "records") == layout
+    found = guess(tmp_path / "records")
+    assert (found.name, found.of_layout, found.records) == (layout, 3, 3)
 
 
 def test_an_adaptor_that_finds_a_dialogue_goes_before_one_that_leaves_the_record_out(tmp_path: Path) -> None:
     """UltraChat's adaptor can read messages whose answer stands beside them, but finds no answer in any record."""
     record = {"messages": [{"role": "user", "content": "Name a prime."}], "response": "7"}
-    assert guess_adaptor(write_jsonl(tmp_path / "r", [record])) == "jsonl"
+    assert guess(write_jsonl(tmp_path / "r", [record])).name == "jsonl"
 
 
-def test_a_file_that_fits_no_adaptor_asks_for_one(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no adaptor fits[\s\S]*--adaptor: [\s\S]*jsonl"):
-        guess_adaptor(write_jsonl(tmp_path / "r", [{"question": "?"}]))
+ODD_ROWS = [
+    {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"},
+    {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+    {"prompt": None, "response": None},
+    {"prompt": "", "response": ""},
+    {},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_ROWS)
+@pytest.mark.parametrize("place", [0, 20, 40])
+def test_one_odd_record_decides_nothing_wherever_it_stands(tmp_path: Path, odd: dict[str, Any], place: int) -> None:
+    rows = [{"prompt": f"Name prime {i}.", "response": "7", "rejected": "9"} for i in range(40)]
+    rows.insert(place, odd)
+    found = guess(write_jsonl(tmp_path / "r", rows))
+    assert (found.name, found.with_rejected, found.records) == ("jsonl", 40, 41)
+
+
+def test_a_few_pairs_among_many_dialogues_do_not_decide_either(tmp_path: Path) -> None:
+    """Of 40 records 3 have another layout with rejected answers: most records count."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    path = write_jsonl(tmp_path / "r", [ODD_ROWS[0]] * 3 + [{"messages": turns}] * 37)
+    assert guess(path).name == "ultrachat"
+
+
+def test_all_files_and_all_parts_of_them_are_tried(tmp_path: Path) -> None:
+    """The first file has 10 records of one layout, the second 3,000 of another; about one in four is tried."""
+    write_records(tmp_path / "a.jsonl", layout="hh_rlhf", dialogues=10, seed=0)
+    write_records(tmp_path / "b.jsonl", layout="nectar", dialogues=3000, seed=0)
+    tried = guessing.try_adaptors([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
+    best = guessing.best_of(tried, "here")
+    assert (best.name, tried.total) == ("nectar", 3010)
+    assert 500 <= best.records <= 1000
+    assert 0.99 < best.of_layout / best.records < 1
 
 
 @pytest.mark.parametrize(
-    "text", ['{"turns": ["a", "b"]}\n', '[{"instruction": "a", "output": "b"}]', ' [{"prompt": "a"}]']
+    ("n", "kept", "step"), [(0, 0, 1), (1, 1, 1), (10, 10, 1), (11, 6, 2), (20, 10, 2), (21, 6, 4)]
 )
-def test_benchmarks_are_read_as_lines_or_as_one_array(tmp_path: Path, text: str) -> None:
+def test_a_sample_is_spread_at_equal_distances(n: int, kept: int, step: int) -> None:
+    found, total = guessing.spread(range(n), 10)
+    assert (len(found), total) == (kept, n)
+    assert found == list(range(0, n, step))
+
+
+def test_lint_says_how_many_records_fit_and_what_would_fit_better(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows of UltraFeedback also have `messages`, which UltraChat's adaptor reads; its pairs go first."""
+    turns = [{"role": "user", "content": "Is 7 a prime?"}, {"role": "assistant", "content": "yes"}]
+    worse = [turns[0], {"role": "assistant", "content": "no"}]
+    rows = [{"messages": turns, "chosen": turns, "rejected": worse, "score_chosen": 9, "score_rejected": 1}] * 40
+    rows[0] = {**rows[0], "score_chosen": 0}
+    path = write_jsonl(tmp_path / "r", rows)
+    lint(str(path))
+    out = capsys.readouterr().out
+    assert (
+        "adaptor: ultrafeedback, guessed (--adaptor names another): 40 of 40 records have its layout, 39 can be used, "
+        "39 of them with rejected answers\n" in out
+    )
+    assert (
+        "ultrachat would fit too: 40 of 40 records have its layout, 40 can be used, 0 of them with rejected answers"
+        in out
+    )
+    lint(str(write_jsonl(tmp_path / "own", [GOOD] * 39 + [{"prompt": "a", "response": None}])), "--adaptor", "jsonl")
+    assert "adaptor: jsonl: 39 of 40 records have its layout, 39 can be used" in capsys.readouterr().out
+
+
+def test_lint_with_the_wrong_adaptor_says_which_one_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lint(str(write_jsonl(tmp_path / "own", [GOOD] * 4)), "--adaptor", "ultrachat") == 2
+    out, err = capsys.readouterr()
+    assert "jsonl would fit too: 4 of 4 records have its layout, 4 can be used" in out
+    assert "the file has another layout" in err
+    assert "`messages` is missing in 4 of 4 records" in err
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([{"question": "?"}], "the nearest is `jsonl`: `prompt` and `messages` are missing in 1 of 1 records"),
+        ([{"prompt": "a", "response": 7}] * 3, "the nearest is `jsonl`: `response` is not a text in 3 of 3 records"),
+        ([{"prompt": "a", "response": None}], "the nearest is `jsonl`: `response` is missing in 1 of 1 records"),
+        ([7, 8], "the nearest is `jsonl`: the record is not a JSON object in 2 of 2 records"),
+    ],
+)
+def test_records_that_fit_no_adaptor_are_told_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[Any], sentence: str
+) -> None:
+    assert lint(str(write_jsonl(tmp_path / "r", rows))) == 2
+    message = capsys.readouterr().err
+    assert "no adaptor fits the records" in message
+    assert sentence in message
+    assert "--adaptor: hh_rlhf, jsonl" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "there is no record to check\n  found: a file of 0 bytes\n"),
+        (b"\n \n", "found: a file of 3 bytes that has blank lines alone"),
+        (json.dumps([{"prompt": "a", "response": "b"}]).encode(), "is one JSON array, and not JSON lines"),
+        (b"prompt,response\na,b\n", "it looks like a table of comma-separated values"),
+    ],
+)
+def test_a_file_without_records_is_called_what_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, sentence: str
+) -> None:
+    (tmp_path / "r").write_bytes(content)
+    for flags in ([], ["--adaptor", "jsonl"]):
+        assert lint(str(tmp_path / "r"), *flags) == 2
+        message = capsys.readouterr().err
+        assert sentence in message
+        assert "no adaptor fits" not in message
+        assert "cut off" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('{"turns": ["a", "b"]}\n', "row 1"),
+        ('[{"instruction": "a", "output": "b"}]', "entry 1"),
+        (' [{"prompt": "a"}]', "entry 1"),
+    ],
+)
+def test_benchmarks_are_read_as_lines_or_as_one_array(tmp_path: Path, text: str, place: str) -> None:
     (tmp_path / "f").write_text(text)
     ((label, asked, _),) = benchmark_items(tmp_path / "f")
-    assert (label, asked[0]) == ("row 1", "a")
+    assert (label, asked[0]) == (place, "a")
 
 
 def test_a_benchmark_without_prompts_names_its_fields(tmp_path: Path) -> None:
@@ -309,7 +430,7 @@ def test_exit_code_tells_errors_from_none_and_from_not_run(
     bad = write_jsonl(tmp_path / "bad.jsonl", [{**GOOD, "score_chosen": 0}])
     assert lint(str(good)) == 0
     out = capsys.readouterr().out
-    assert "adaptor: jsonl, guessed from the first record" in out
+    assert "adaptor: jsonl, guessed" in out
     assert "nothing found" in out
     assert lint(str(bad), "--adaptor", "jsonl") == 1
     out = capsys.readouterr().out

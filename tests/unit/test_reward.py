@@ -102,7 +102,7 @@ def test_texts_that_do_not_fit_lose_their_beginning_and_are_counted(folders: dic
     whole = score(folders["sequence"], counts)
     assert counts == {}
     cut = score(folders["sequence"], counts, max_length=20)
-    assert counts[reward.CUT] == 1  # one of the four different texts
+    assert counts["cut_by_reward_model"] == 1  # one of the four different texts
     assert [[a != b for a, b in zip(x, y, strict=True)] for x, y in zip(whole, cut, strict=True)] == [
         [False, True, False],
         [False, False],

@@ -114,8 +114,8 @@ def test_answer_with_the_higher_score_is_the_target_or_there_is_none(
 @pytest.mark.parametrize("key", ["chosen", "rejected", "score_chosen", "score_rejected"])
 def test_binarized_stops_at_another_layout(tmp_path: Path, key: str) -> None:
     without = {k: v for k, v in pair(GOOD, BAD).items() if k != key}
-    assert f"a record has no `{key}`" in problem(ultrafeedback, tmp_path, without)
-    assert f"`{key}` has the wrong type" in problem(ultrafeedback, tmp_path, {**without, key: "text"})
+    assert f"`{key}` is missing in 1 of 1 records" in problem(ultrafeedback, tmp_path, without)
+    assert f"`{key}` is not a " in problem(ultrafeedback, tmp_path, {**without, key: "text"})
 
 
 # All answers
@@ -181,11 +181,11 @@ def test_all_names_why_a_record_cannot_be_used(tmp_path: Path, record: Record, e
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        ({"instruction": None}, "`instruction` has the wrong type"),
-        ({"completions": ["text"]}, "a record has no `response`"),
-        ({"completions": [{"response": "a"}]}, "a record has no `annotations`"),
-        ({"completions": [{"response": "a", "annotations": {"honesty": {}}}]}, "a record has no `helpfulness`"),
-        ({"completions": [{"response": "a", "annotations": {key: {} for key in ASPECTS}}]}, "a record has no `Rating`"),
+        ({"instruction": None}, "`instruction` is missing"),
+        ({"completions": ["text"]}, "`response` is missing"),
+        ({"completions": [{"response": "a"}]}, "`annotations` is missing"),
+        ({"completions": [{"response": "a", "annotations": {"honesty": {}}}]}, "`helpfulness` is missing"),
+        ({"completions": [{"response": "a", "annotations": {key: {} for key in ASPECTS}}]}, "`Rating` is missing"),
     ],
 )
 def test_all_stops_at_another_layout(tmp_path: Path, change: Record, part: str) -> None:
@@ -216,5 +216,5 @@ def test_response_beside_an_answered_dialogue_is_not_guessed_at(tmp_path: Path) 
 
 
 def test_messages_without_any_response_are_another_layout(tmp_path: Path) -> None:
-    assert "a record has no `response`" in problem(jsonl, tmp_path, {"messages": turns("Hi")})
-    assert "a record has no `response`" in problem(jsonl, tmp_path, {"messages": []})
+    assert "`response` is missing" in problem(jsonl, tmp_path, {"messages": turns("Hi")})
+    assert "`response` is missing" in problem(jsonl, tmp_path, {"messages": []})
