@@ -70,18 +70,18 @@ def run_name():
     return getattr(workflow.scheduler._executor, "run_uuid", "")
 
 
-def check_rewards():
-    """End the run before its first job where the weights of a reward model, which are read last, cannot be."""
-    from selfcontrast.reward_models import check_weights
+def check_models():
+    """End the run before its first job where a checkpoint cannot be opened: some are read last."""
+    from selfcontrast.checkpoint_checks import check_checkpoints
 
     try:
-        check_weights(cfg)
+        check_checkpoints(cfg, ask_hub=True, fetched=Path(f"results/{cfg.name}"))
     except SelfContrastError as error:
         fail(error)
 
 
 onstart:
-    check_rewards()
+    check_models()
     lock_study()
 
 

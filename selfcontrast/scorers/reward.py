@@ -16,6 +16,9 @@ from pydantic import Field, model_validator
 from selfcontrast.records import PromptPool
 from selfcontrast.schema import Count, Id, Strict
 
+CHECKPOINT = "reward"
+"""What the parameter `model` is loaded as."""
+
 CUT = "cut_by_reward_model"
 """Count of texts of which the reward model saw the end alone."""
 
