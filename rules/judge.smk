@@ -42,6 +42,7 @@ rule judge:
         spec="<results>/judges/{judge}/spec.json",
         answers=judged_answers,
         data=judge_data,
+        fetched=judge_checkpoint,
     output:
         manifest="<results>/judges/{judge}/manifest.json",
         table="<results>/judges/{judge}/judgements.parquet",
@@ -65,6 +66,10 @@ rule judge:
         runtime=720,
     params:
         module=as_py_module(input.code),
+        fetched=lambda wildcards, input: (
+            f"--fetched {input.fetched}" if input.fetched else ""
+        ),
     shell:
         "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
+        " {params.fetched}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"

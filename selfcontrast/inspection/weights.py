@@ -93,9 +93,10 @@ def _check_total(metadata: Any, tensors: dict[str, Tensor], index: Path) -> None
 
 def no_safetensors(names: Iterable[str], *, where: str, is_reward: bool) -> InputError:
     """Return the error for a checkpoint without weights as safetensors, given the names of its files."""
+    pickled = sorted(name for name in names if name.endswith(PICKLED) and "/" not in name)
     return InputError(
         "a checkpoint has no weights as safetensors, and pickled weights are not opened",
-        found=", ".join(sorted(name for name in names if name.endswith(PICKLED))) or "no weights at all",
+        found=", ".join(pickled) or "no weights at all",
         where=where,
         remedy="convert them once where you trust the file, "
         + ("as docs/reward-models.md says" if is_reward else "with save_pretrained")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from selfcontrast import plugins
 from selfcontrast.artifacts import Artifact, files_of
+from selfcontrast.checkpoint_checks import fetch_key
 from selfcontrast.config import load_study
 from selfcontrast.errors import InputError
 from selfcontrast.layout import Layout
@@ -142,7 +143,7 @@ def _of_study(
 
 def _records_of(study: Study, name: str, root: Path) -> list[Path]:
     dataset = study.datasets[name]
-    made = root / name / ("fetch" if dataset.hub else "world") / "records"
+    made = root / name / ("fetch/files" if dataset.hub else "world/records")
     if not dataset.paths:
         return files_of(made) or [made]
     paths = [Path(path) for path in dataset.paths]
@@ -160,6 +161,8 @@ def _of_model(layout: Layout, model: Model, held_out: Sequence[HeldOut], say: Sa
     encoded = Artifact.open(layout.prompts)
     dialogues = Artifact.open(layout.root / layout.dataset / "prompts" / "manifest.json")
     base = model.path or str(layout.root / "models" / layout.model / "base" / "model")
+    if (fetched := layout.root / fetch_key(base) / "files").is_dir():
+        base = str(fetched)
     renderer = renderer_of_base(load_tokenizer(base, trust_remote_code=model.trust_remote_code), model.template)
     digests = {"encode": encoded.manifest["template_sha256"], "base model": renderer.digest}
     for manifest in sorted(layout.base.rglob("manifest.json")):
