@@ -165,7 +165,7 @@ def _cannot_load(what: str, path: str | Path, error: Exception) -> Exception:
     """
     name, revision = split_revision(path)
     check_damage(Path(name), "tokenizer" if what == "tokenizer" else "model")
-    if not isinstance(error, OSError | ValueError | KeyError):
+    if not isinstance(error, OSError | ValueError | KeyError | ImportError):
         return error
     fetch = f"`hf download {name}" + (f" --revision {revision}`" if revision else "`")
     remedy = "check models.<id>.path in the study file"

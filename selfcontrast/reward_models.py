@@ -51,7 +51,7 @@ def load_reward_model(folder: Path, layout: Layout, *, dtype: str, trust_remote_
         backbone, head = load(folder, getattr(torch, dtype), trust_remote_code)
     except Exception as error:
         check_damage(folder, "value_head" if layout == "value_head" else "reward")
-        if not isinstance(error, OSError | ValueError | KeyError | RuntimeError):
+        if not isinstance(error, OSError | ValueError | KeyError | RuntimeError | ImportError):
             raise
         raise InputError(
             f"no reward model of the layout `{layout}` can be loaded",

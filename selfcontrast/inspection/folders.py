@@ -15,6 +15,8 @@ from selfcontrast.inspection.weights import no_safetensors, quantised_by, read_w
 
 Use = Literal["model", "reward", "value_head", "embedder", "judge"]
 
+_EMBEDDER = ("config_sentence_transformers.json", "sentence_bert_config.json")
+
 ADAPTER = "adapter_config.json"
 
 UNFINISHED = (".incomplete", ".aria2", ".part", ".partial", ".crdownload", ".lock")
@@ -59,7 +61,15 @@ def check_layout(folder: Path) -> None:
     """Raise InputError unless a folder has the layout of Hugging Face, judged by the names of its files alone."""
     if not folder.is_dir():
         raise InputError("there is no such folder of a checkpoint", where=str(folder), remedy="correct its path")
-    names = {p.name for p in folder.iterdir()}
+    try:
+        names = {p.name for p in folder.iterdir()}
+    except OSError as error:
+        raise InputError(
+            "the folder of a checkpoint cannot be read",
+            found=error.strerror or str(error),
+            where=str(folder),
+            remedy="give yourself the right to read it (`chmod u+rx`)",
+        ) from None
     if ADAPTER in names:
         # transformers would load the base model that the adapter names, from wherever that is.
         raise InputError(
@@ -100,6 +110,9 @@ def read_modules(path: Path) -> list[tuple[str, str]]:
 
 def _check_modules(folder: Path, needs: Needs) -> None:
     """Check an embedding model of sentence-transformers: each of its modules has a folder, often that of the whole."""
+    for name in _EMBEDDER:
+        if is_there(folder / name):
+            read_json(folder / name)
     for place, kind in read_modules(folder / "modules.json"):
         module = folder / place
         if kind.endswith("Transformer"):
@@ -147,7 +160,16 @@ def _check_model(folder: Path, needs: Needs) -> None:
 
 def _check_config(config: dict[str, Any], path: Path, *, code: bool) -> None:
     kind = config.get("model_type")
-    if code and "auto_map" in config:
+    own = config.get("auto_map")
+    if code and isinstance(own, dict):
+        for name in sorted(str(place) for place in own.values()):
+            if "--" not in name and not (path.parent / f"{name.split('.')[0]}.py").exists():
+                raise InputError(
+                    "a file of code that a config.json names is missing",
+                    found=f"no {name.split('.')[0]}.py",
+                    where=str(path),
+                    remedy="fetch it too",
+                )
         return
     if not isinstance(kind, str):
         raise InputError(

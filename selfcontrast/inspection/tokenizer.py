@@ -31,9 +31,9 @@ def check_tokenizer(folder: Path, *, required: bool) -> None:
             where=str(folder),
             remedy="put the tokenizer's files beside the weights: those of its base model, if it was trained from one",
         )
-    for name in ("merges.txt", "vocab.txt"):
-        if is_there(folder / name):
-            check_content(folder / name)
+    for path in (folder / "merges.txt", folder / "vocab.txt", *sorted(folder.glob("*.tiktoken"))):
+        if is_there(path):
+            check_content(path)
     for name in _TABLES:
         if is_there(folder / name):
             read_json(folder / name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from selfcontrast.artifacts import Artifact, files_of
 from selfcontrast.checkpoint_checks import fetch_key
 from selfcontrast.config import load_study
 from selfcontrast.errors import InputError
+from selfcontrast.inspection.files import read_json
 from selfcontrast.layout import Layout
 from selfcontrast.linting import findings as found
 from selfcontrast.sources import record_files
@@ -109,7 +109,7 @@ def _context_of(model: str | None) -> int | None:
     path = Path(model or "", "config.json")
     if model is None or not path.is_file():
         return None
-    length = json.loads(path.read_text(encoding="utf-8")).get("max_position_embeddings")
+    length = read_json(path).get("max_position_embeddings")
     return length if isinstance(length, int) else None
 
 

@@ -111,7 +111,7 @@ def _embedder(params: Params) -> Callable[[Sequence[str]], ndarray]:
         model = SentenceTransformer(name, revision=revision, trust_remote_code=params.trust_remote_code)
     except Exception as error:
         check_damage(Path(name), "embedder")
-        if not isinstance(error, OSError | ValueError | KeyError):
+        if not isinstance(error, OSError | ValueError | KeyError | ImportError):
             raise
         raise InputError(
             "the embedding model cannot be loaded",

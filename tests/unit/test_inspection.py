@@ -202,6 +202,7 @@ DAMAGED: dict[str, tuple[Damage, str, str]] = {
         "cannot be opened",
     ),
     "a cut SentencePiece model": (write("tokenizer.model", b"\x0a\x0e\x0a\x05"), "tokenizer.model", "damaged"),
+    "a pointer for tiktoken": (write("qwen.tiktoken", POINTER), "qwen.tiktoken", "LFS pointer"),
     "a cut list of merges": (write("merges.txt", b""), "merges.txt", "is empty"),
     "named templates without a default": (
         both(drop("chat_template.jinja"), edit_json("tokenizer_config.json", chat_template=NAMED)),
@@ -385,6 +386,15 @@ def test_a_real_checkpoint_passes_until_its_sentencepiece_model_is_cut(tmp_path:
         check_checkpoint(tmp_path, Needs())
 
 
+def test_code_that_is_trusted_must_be_there(folder: Path) -> None:
+    auto_map = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "owner/other--modeling.Model"}
+    edit_json("config.json", model_type="own", auto_map=auto_map)(folder)
+    with pytest.raises(InputError, match=r"no own\.py"):
+        check_checkpoint(folder, Needs(code=True))
+    (folder / "own.py").touch()
+    check_checkpoint(folder, Needs(code=True))
+
+
 def test_files_that_may_not_be_read_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As root, nothing is forbidden: so the refusal is made up."""
     opened = Path.open
@@ -416,6 +426,7 @@ def embedder(tmp_path: Path) -> Path:
         (write("modules.json", b"[{"), "modules.json is damaged"),
         (write_json("modules.json", {"a": 1}), "modules.json is damaged"),
         (write("1_Pooling/config.json", POINTER), r"LFS pointer[\s\S]*1_Pooling/config.json"),
+        (write("sentence_bert_config.json", POINTER), "LFS pointer"),
         (lambda f: shutil.rmtree(f / "1_Pooling"), r"modules.json names is missing[\s\S]*1_Pooling, of Pooling"),
         (both(drop(WEIGHTS), write("pytorch_model.bin", b"\x80")), "pickled weights are not opened"),
         (write("1_Pooling/pytorch_model.bin", b"\x80"), r"pickled weights are not opened[\s\S]*1_Pooling"),
@@ -533,6 +544,19 @@ def test_loading_a_damaged_tokenizer_does_too(folder: Path) -> None:
     edit_json("tokenizer.json", model={"type": "WordLevel"})(folder)
     with pytest.raises(InputError, match=r"tokenizer.json cannot be opened"):
         load_tokenizer(folder)
+
+
+def test_lint_and_plan_read_a_damaged_configuration_with_a_message(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("config.json", POINTER)(folder)
+    records = tmp_path / "records.jsonl"
+    records.write_text('{"prompt": "a", "response": "b"}\n')
+    study = tmp_path / "smoke.yaml"
+    study.write_text(yaml.safe_dump(study_with("models.pocket.path", folder)))
+    for command in (["lint", str(records), "--model", str(folder)], ["plan", str(study)]):
+        assert __main__.main(command) == 2
+        assert "LFS pointer" in capsys.readouterr().err
 
 
 def test_a_renderer_refuses_named_templates_without_a_default(folder: Path) -> None:
