@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -40,6 +41,8 @@ LINTING = [
         "words",
     )
 ]
+
+INSPECTION = ("files", "folders", "tokenizer", "weights")
 
 WITH_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 
@@ -82,7 +85,13 @@ wildcard_constraints:
     judge="|".join(cfg.evaluation.judges) or "none",
     questions="|".join(cfg.evaluation.questions) or "none",
     benchmark="|".join(cfg.evaluation.benchmarks) or "none",
-    key="|".join(SPECS),
+    key="|".join(map(re.escape, SPECS)),
+    fetched="|".join(
+        re.escape(key.removesuffix("/fetch"))
+        for key in SPECS
+        if key.endswith("/fetch")
+    )
+    or "none",
 
 
 def spec_json(wildcards):

@@ -31,16 +31,22 @@ rule world:
 rule fetch:
     input:
         code="selfcontrast/steps/fetch.py",
-        lib=["selfcontrast/hub.py", "selfcontrast/sources.py"],
-        spec="<results>/{dataset}/fetch/spec.json",
+        lib=[
+            "selfcontrast/hub.py",
+            "selfcontrast/sources.py",
+            *(f"selfcontrast/inspection/{m}.py" for m in INSPECTION),
+        ],
+        spec="<results>/{fetched}/fetch/spec.json",
     output:
-        manifest="<results>/{dataset}/fetch/manifest.json",
-        records=directory("<results>/{dataset}/fetch/records"),
-        run="<results>/{dataset}/fetch/run.json",
+        manifest="<results>/{fetched}/fetch/manifest.json",
+        files=directory("<results>/{fetched}/fetch/files"),
+        run="<results>/{fetched}/fetch/run.json",
     log:
-        "<logs>/{dataset}/fetch/fetch.log",
+        "<logs>/{fetched}/fetch/fetch.log",
     benchmark:
-        "<benchmarks>/{dataset}/fetch/fetch.jsonl"
+        "<benchmarks>/{fetched}/fetch/fetch.jsonl"
+    # First, so that a checkpoint that cannot be had ends the run before others have computed for hours.
+    priority: 20
     localrule: True  # compute nodes often have no network; where snakemake is started there is one
     conda:
         "../envs/base.yaml"
@@ -111,10 +117,11 @@ rule encode:
     params:
         module=as_py_module(input.code),
         base=base_folder,
+        fetched=fetched_flag,
         room=room,
     shell:
         "exec python -m {params.module} --spec {input.spec}"
-        " --dialogues {input.dialogues} --base {params.base:q} --room {params.room}"
+        " --dialogues {input.dialogues} --base {params.base:q} {params.fetched} --room {params.room}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"
 
 

@@ -35,7 +35,7 @@ rule respond:
 
 rule score_answers:
     input:
-        unpack(trained_reward),
+        unpack(scorer_model),
         code="selfcontrast/steps/score.py",
         lib=scorer_files,
         spec="<results>/scorers/{scorer}/spec.json",
@@ -57,16 +57,16 @@ rule score_answers:
         runtime=60,
     params:
         module=as_py_module(input.code),
-        reward=reward_flag,
+        model=model_flag,
     shell:
         "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --split {wildcards.split} --responses {input.answers}"
-        " {params.reward} --threads {threads} --out {output.manifest} > {log} 2>&1"
+        " {params.model} --threads {threads} --out {output.manifest} > {log} 2>&1"
 
 
 rule score_arms:
     input:
-        unpack(trained_reward),
+        unpack(scorer_model),
         code="selfcontrast/steps/score_arms.py",
         lib=scorer_files,
         spec="<results>/{dataset}/{model}/proxies/{scorer}/spec.json",
@@ -90,8 +90,8 @@ rule score_arms:
         runtime=240,
     params:
         module=as_py_module(input.code),
-        reward=reward_flag,
+        model=model_flag,
     shell:
         "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
-        " --prompts {input.prompts} --split {wildcards.split} {params.reward} --answers {input.answers}"
+        " --prompts {input.prompts} --split {wildcards.split} {params.model} --answers {input.answers}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -15,7 +15,10 @@ def maker_of_records(wildcards):
 def records_of(wildcards):
     """Return the record files of a data set: the user's, or what the step world or fetch writes."""
     if maker := maker_of_records(wildcards):
-        return maker.replace("manifest.json", "records")
+        return maker.replace(
+            "manifest.json",
+            "records" if maker.endswith("/world/manifest.json") else "files",
+        )
     return study_config.record_files(cfg.datasets[wildcards.dataset])
 
 
@@ -42,18 +45,32 @@ def question_files(wildcards):
     return [questions.path for questions in cfg.evaluation.questions.values()]
 
 
+def fetched_checkpoint(name):
+    """Return the manifest of the fetch of a checkpoint from the hub; nothing for a folder or no name."""
+    key = specs.fetch_key(name) if name else None
+    return f"<results>/{key}/manifest.json" if key in SPECS else []
+
+
 def base_manifest(wildcards):
-    """Return the manifest of a base model that the study trains from scratch; nothing for one that is given."""
-    return (
-        f"<results>/models/{wildcards.model}/base/manifest.json"
-        if cfg.models[wildcards.model].scratch
-        else []
-    )
+    """Return the manifest of a base model that the study trains from scratch or fetches; nothing for one that is given."""
+    model = cfg.models[wildcards.model]
+    if model.scratch:
+        return f"<results>/models/{wildcards.model}/base/manifest.json"
+    return fetched_checkpoint(model.path)
 
 
 def base_folder(wildcards, input):
-    """Return the folder or hub id of the base model."""
-    return cfg.models[wildcards.model].path or str(Path(input.base).parent / "model")
+    """Return the folder of the base model."""
+    model = cfg.models[wildcards.model]
+    if not input.base:
+        return model.path
+    return str(Path(input.base).parent / ("model" if model.scratch else "files"))
+
+
+def fetched_flag(wildcards, input):
+    """Return the flag that names the manifest of the fetch of the base model; nothing for others."""
+    is_fetched = input.base and not cfg.models[wildcards.model].scratch
+    return f"--fetched {input.base}" if is_fetched else ""
 
 
 def room(wildcards):
@@ -108,18 +125,27 @@ def scorer_files(wildcards):
     ]
 
 
-def trained_reward(wildcards):
-    """Return the manifest and the weights of the reward model that a scorer reads, if the study trains it."""
-    trained = cfg.scorers[wildcards.scorer].params.get("trained")
+def scorer_model(wildcards):
+    """Return the manifest and the weights of the model that a scorer reads, if the study trains or fetches it."""
+    params = cfg.scorers[wildcards.scorer].params
+    if fetched := fetched_checkpoint(params.get("model")):
+        return {
+            "fetched": fetched,
+            "weights": fetched.replace("manifest.json", "files"),
+        }
+    trained = params.get("trained")
     if trained is None:
         return {}
     base = f"<results>/{wildcards.dataset}/{wildcards.model}/rewards/{trained}"
     return {"reward": f"{base}/manifest.json", "weights": f"{base}/model"}
 
 
-def reward_flag(wildcards, input):
-    """Return the flag that names the manifest of that reward model; nothing for other scorers."""
-    return f"--reward {input.reward}" if "reward" in input.keys() else ""
+def model_flag(wildcards, input):
+    """Return the flag that names the manifest of that model; nothing for other scorers."""
+    for name in ("reward", "fetched"):
+        if name in input.keys():
+            return f"--{name} {input[name]}"
+    return ""
 
 
 def of_reward(template):

@@ -84,6 +84,12 @@ def judge_files(wildcards):
     ]
 
 
+def judge_checkpoint(wildcards):
+    """Return the manifest of the fetch of the checkpoint that a judge's own server loads; nothing for others."""
+    server = cfg.evaluation.judges[wildcards.judge].server
+    return fetched_checkpoint(server.path) if server is not None else []
+
+
 def judge_gpus(wildcards):
     """Return the GPUs that a job with a judge's own server asks for."""
     server = cfg.evaluation.judges[wildcards.judge].server

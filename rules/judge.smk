@@ -43,6 +43,7 @@ rule judge:
         answers=judged_answers,
         data=judge_data,
         gamed=gamed_file,
+        fetched=judge_checkpoint,
     output:
         manifest="<results>/judges/{judge}/manifest.json",
         table="<results>/judges/{judge}/judgements.parquet",
@@ -69,6 +70,10 @@ rule judge:
         gamed=lambda wildcards, input: (
             f"--gamed {shlex.quote(input.gamed)}" if input.gamed else ""
         ),
+        fetched=lambda wildcards, input: (
+            f"--fetched {input.fetched}" if input.fetched else ""
+        ),
     shell:
         "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
-        " {params.gamed} --threads {threads} --out {output.manifest} > {log} 2>&1"
+        " {params.gamed} {params.fetched}"
+        " --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -66,7 +66,7 @@ rule gather_pool:
 
 rule score_pool:
     input:
-        unpack(trained_reward),
+        unpack(scorer_model),
         code="selfcontrast/steps/score.py",
         lib=scorer_files,
         spec="<results>/scorers/{scorer}/spec.json",
@@ -88,11 +88,11 @@ rule score_pool:
         runtime=120,
     params:
         module=as_py_module(input.code),
-        reward=reward_flag,
+        model=model_flag,
     shell:
         "exec python -m selfcontrast.gpu --granted {resources.gpu} -- -m {params.module} --spec {input.spec}"
         " --prompts {input.prompts} --split pool --responses {input.pool}"
-        " {params.reward} --threads {threads} --out {output.manifest} > {log} 2>&1"
+        " {params.model} --threads {threads} --out {output.manifest} > {log} 2>&1"
 
 
 rule ref_logps:

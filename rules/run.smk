@@ -70,20 +70,20 @@ def run_name():
     return getattr(workflow.scheduler._executor, "run_uuid", "")
 
 
-def check_what_is_read_last():
-    """End the run before its first job where weights of a reward model or files of questions cannot be read."""
+def check_files_of_models_and_judges():
+    """End the run before its first job where a checkpoint or a file of questions cannot be read: some are read last."""
+    from selfcontrast.checkpoint_checks import check_checkpoints
     from selfcontrast.judging.question_checks import check_questions
-    from selfcontrast.reward_models import check_weights
 
     try:
-        check_weights(cfg)
+        check_checkpoints(cfg, ask_hub=True, fetched=Path(f"results/{cfg.name}"))
         check_questions(cfg)
     except SelfContrastError as error:
         fail(error)
 
 
 onstart:
-    check_what_is_read_last()
+    check_files_of_models_and_judges()
     lock_study()
 
 

@@ -60,7 +60,8 @@ rule sft:
     params:
         module=as_py_module(input.code),
         base=base_folder,
+        fetched=fetched_flag,
     shell:
         "exec python -m selfcontrast.gpu --granted {resources.gpu} {resources.launcher} -- -m {params.module} --spec {input.spec}"
-        " --prompts {input.prompts} --base {params.base:q}"
+        " --prompts {input.prompts} --base {params.base:q} {params.fetched}"
         " {resources.execution} --threads {threads} --out {output.manifest} > {log} 2>&1"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from selfcontrast import calibration
+from selfcontrast.checkpoint_checks import check_checkpoints
 from selfcontrast.config import check_files, load_study
 from selfcontrast.errors import InputError, SelfContrastError
 from selfcontrast.exporting import command as exporting
@@ -73,6 +74,7 @@ def check(name: str) -> str:
     """Return one paragraph on what a study will run."""
     study = load_study(name)
     check_files(study)
+    check_checkpoints(study)
     check_questions(study)
     lines = [f"{study.name}: {study.description}"]
     for dataset in study.datasets:

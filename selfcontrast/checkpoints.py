@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfcontrast import artifacts
 from selfcontrast.errors import InputError
+from selfcontrast.inspection.folders import check_damage
 from selfcontrast.pins import split_revision
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
     name, revision = split_revision(path)
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise _cannot_load("tokenizer", path, error) from None
 
 
@@ -53,7 +54,7 @@ def load_model(
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise _cannot_load("causal language model", path, error) from None
     if missing := sorted(info["missing_keys"]):  # transformers would go on with random ones
         raise InputError(
@@ -156,8 +157,16 @@ def save_checkpoint(
         tokenizer.save_pretrained(partial)
 
 
-def _cannot_load(what: str, path: str | Path, error: Exception) -> InputError:
+def _cannot_load(what: str, path: str | Path, error: Exception) -> Exception:
+    """Return what to raise for an error of a loading library: a message, or the error itself if it says nothing of files.
+
+    Raises:
+        InputError: a file of the checkpoint is damaged, which tells more than the library does.
+    """
     name, revision = split_revision(path)
+    check_damage(Path(name), "tokenizer" if what == "tokenizer" else "model")
+    if not isinstance(error, OSError | ValueError | KeyError | ImportError):
+        return error
     fetch = f"`hf download {name}" + (f" --revision {revision}`" if revision else "`")
     remedy = "check models.<id>.path in the study file"
     if not Path(name).is_dir():

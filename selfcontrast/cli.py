@@ -126,15 +126,41 @@ def add_execution_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-every", type=float, default=600.0, metavar="SECONDS", help="between two stored states")
 
 
-def with_trained_reward(step: Step, params: Mapping[str, Any], reward: Path | None) -> dict[str, Any]:
-    """Return a scorer's parameters with the folder of the reward model that the study has trained for it, if any.
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a step that runs a scorer: which model of the study it reads, if it is one."""
+    parser.add_argument(
+        "--reward", type=Path, metavar="MANIFEST", help="of the step train_reward, for a scorer with `trained`"
+    )
+    add_fetched_flag(parser)
+
+
+def add_fetched_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the flag for the checkpoint of the hub that a step loads."""
+    parser.add_argument(
+        "--fetched", type=Path, metavar="MANIFEST", help="of the step fetch, for a checkpoint of the hub"
+    )
+
+
+def with_own_model(step: Step, params: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Return a scorer's parameters with the folder of the model that the study has trained or fetched for it, if any.
 
     Args:
-        reward: manifest of the step ``train_reward``; None for a scorer without ``trained``.
+        args: with the flags of ``add_model_flags``.
     """
-    if reward is None:
-        return dict(params)
-    return {**params, "model": str(step.open(reward).path("model")), "trained": None}
+    if args.reward is not None:
+        return {**params, "model": str(step.open(args.reward).path("model")), "trained": None}
+    if args.fetched is not None:
+        return {**params, "model": str(step.open(args.fetched).path("files"))}
+    return dict(params)
+
+
+def commit_of(step: Step, fetched: Path | None) -> dict[str, str]:
+    """Return the commit of the checkpoint that a step loads, for its report; nothing for one that was not fetched.
+
+    Args:
+        fetched: manifest of the step ``fetch``; it is noted as an input.
+    """
+    return {} if fetched is None else {"base_commit": str(step.open(fetched).manifest["report"]["commit"])}
 
 
 def run_step(args: argparse.Namespace, work: Callable[[argparse.Namespace, Step], None]) -> int:

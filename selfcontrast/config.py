@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from selfcontrast import plugins, sources
 from selfcontrast.errors import ConfigError, InputError, first_problem
+from selfcontrast.inspection.folders import check_layout
+from selfcontrast.pins import is_folder
 from selfcontrast.schema import Dataset, Hub, Study
 from selfcontrast.study_checks import problems
 
@@ -82,13 +84,11 @@ def check_files(study: Study) -> None:
                 f"the folder of the benchmark `{key}` has no definition of a task", where=benchmark.folder
             )
     for key, model in study.models.items():
-        is_local = model.path is not None and model.path.startswith((".", "/"))
-        if is_local and not Path(str(model.path), "config.json").is_file():
-            raise ConfigError(
-                f"the folder of the model `{key}` has no config.json",
-                where=str(model.path),
-                remedy=f"put a checkpoint in the Hugging Face layout there, or correct models.{key}.path",
-            )
+        if model.path is not None and is_folder(model.path):
+            try:
+                check_layout(Path(model.path))
+            except InputError as error:
+                raise ConfigError(f"the model `{key}`: {error}, or correct models.{key}.path") from None
 
 
 def record_files(dataset: Dataset) -> list[str]:

@@ -1,4 +1,4 @@
-"""Files of data sets and reward models on the Hugging Face hub: the only module that fetches from the network.
+"""Files of data sets and checkpoints on the Hugging Face hub: the only module that fetches from the network.
 
 Cache, endpoint, token and offline mode are the library's own environment variables (HF_HOME, HF_ENDPOINT, HF_TOKEN,
 HF_HUB_OFFLINE); none of them is written anywhere.
@@ -6,18 +6,28 @@ HF_HUB_OFFLINE); none of them is written anywhere.
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path
 
 from selfcontrast.errors import InputError, StepError
+from selfcontrast.inspection.files import PICKLED
+from selfcontrast.inspection.folders import read_modules
 from selfcontrast.pins import split_revision
 
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 WEIGHTS = (".safetensors", *PICKLED)
 """Endings of files that hold weights."""
+
+CHECKPOINT = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.spm", "*.codes")
+"""Files of a checkpoint that loading it may read: configuration, weights, tokenizer and templates."""
+
+DUPLICATES = ("consolidated*", "model.*.safetensors")
+"""Weights that a repository holds once more: in Mistral's or Meta's own layout, or in another type (fp16)."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -28,10 +38,12 @@ class Snapshot:
 
     Attributes:
         commit: 40 hexadecimal digits, to which the revision that was asked for resolved.
+        folder: where the cache has it.
         files: where each file lies in the cache, by its path in the repository, sorted.
     """
 
     commit: str
+    folder: Path
     files: dict[str, Path]
 
 
@@ -45,30 +57,10 @@ def model_folder(name: str) -> Path:
 
     Raises:
         InputError: it is neither, or may not be read.
+        StepError: the hub cannot be reached, and the cache does not have it.
     """
-    from huggingface_hub import errors as hub_errors
-    from huggingface_hub import snapshot_download
-
     repo, revision = split_revision(name)
-    if Path(repo).is_dir():
-        return Path(repo)
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except (
-        hub_errors.HfHubHTTPError,
-        hub_errors.HFValidationError,
-        hub_errors.LocalEntryNotFoundError,
-        OSError,
-    ) as error:
-        raise InputError(
-            "a checkpoint is neither a folder nor to be had from the hub",
-            found=_first_line(error),
-            where=name,
-            remedy="correct its name; without a network, fetch it before: `hf download "
-            + repo
-            + (f" --revision {revision}`" if revision else "`"),
-        ) from None
+    return Path(repo) if Path(repo).is_dir() else fetch_checkpoint(repo, revision or "main").folder
 
 
 def names_of_files(name: str) -> list[str] | None:
@@ -102,29 +94,112 @@ def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Snapshot:
         InputError: there is no such repository, revision or file, or it may not be read.
         StepError: the hub cannot be reached, and the cache does not have the files.
     """
-    from huggingface_hub import errors as hub_errors
     from huggingface_hub import snapshot_download
 
     where = f"datasets/{repo} at {revision}"
-    try:
+    with _explained("data set", where, repo="datasets.<id>.hub.repo", revision="datasets.<id>.hub.revision"):
         folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
+    found = _matching(folder, patterns)
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in found):
+            raise InputError(
+                "the repository has no such file",
+                found=pattern,
+                where=where,
+                remedy="correct datasets.<id>.hub.files, or the revision",
+            )
+    return Snapshot(folder.name, folder, found)
+
+
+def fetch_checkpoint(repo: str, revision: str, *, code: bool = False) -> Snapshot:
+    """Return the files that loading a checkpoint needs, from the cache where it has them.
+
+    No pickled weights are among them, and no weights in formats of other software. Of an embedding model, the folders of its
+    modules are.
+
+    Args:
+        code: fetch its Python files too.
+
+    Raises:
+        InputError: there is no such repository or revision, or it may not be read.
+        StepError: the hub cannot be reached, and the cache does not have the files.
+    """
+    from huggingface_hub import snapshot_download
+
+    where = f"{repo} at {revision}"
+    path = "the name of the checkpoint in the study (that of a folder begins with `.` or `/`)"
+    with _explained("checkpoint", where, repo=path, revision="the revision behind `@` in its name"):
+        folder = Path(
+            snapshot_download(
+                repo, revision=revision, allow_patterns=list(CHECKPOINT), ignore_patterns=["*/*", *DUPLICATES]
+            )
+        )
+        more = ["additional_chat_templates/*.jinja", *(["*.py"] if code else [])]
+        if (folder / "modules.json").is_file():
+            modules = [place for place, _ in read_modules(folder / "modules.json") if place]
+            more += [f"{escape(place)}/{pattern}" for place in modules for pattern in CHECKPOINT]
+        snapshot_download(repo, revision=folder.name, allow_patterns=more)  # a branch may have moved meanwhile
+    own = {n: p for n, p in _matching(folder, CHECKPOINT).items() if "/" not in n}
+    own = {n: p for n, p in own.items() if not any(fnmatch(n, pattern) for pattern in DUPLICATES)}
+    return Snapshot(folder.name, folder, dict(sorted((own | _matching(folder, more)).items())))
+
+
+def check_blob(cached: Path, sha256: str) -> None:
+    """Raise InputError if a file of the cache is not what the hub said it was.
+
+    The cache names a file by its hash: SHA-256 for large ones, Git's for the others.
+
+    Args:
+        cached: path of the file itself, links followed.
+        sha256: hash of its contents.
+    """
+    name, found = cached.name, sha256
+    if _COMMIT.fullmatch(name):
+        content = cached.read_bytes()
+        found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    elif not re.fullmatch(r"[0-9a-f]{64}", name):
+        return  # a cache without links names files as the repository does
+    if found != name:
+        raise InputError(
+            "a file in the cache of the hub is not what the hub holds: it was damaged on the way or afterwards",
+            expected=f"the hash {name}",
+            found=found,
+            where=str(cached),
+            remedy="delete it and run snakemake again",
+        )
+
+
+@contextmanager
+def _explained(what: str, where: str, *, repo: str, revision: str) -> Iterator[None]:
+    """Turn the errors of the hub's client into messages.
+
+    Args:
+        what: kind of repository.
+        where: its name and revision.
+        repo: what names it in a study.
+        revision: what names its revision there.
+    """
+    from huggingface_hub import errors as hub_errors
+
+    try:
+        yield
     except hub_errors.RevisionNotFoundError:
         raise InputError(
-            "the hub has no such revision of the data set",
+            f"the hub has no such revision of the {what}",
             where=where,
-            remedy="take a commit, branch or tag of its page (Files and versions, History) for datasets.<id>.hub.revision",
+            remedy=f"take a commit, branch or tag of its page (Files and versions, History) for {revision}",
         ) from None
     except hub_errors.GatedRepoError:
         raise InputError(
-            "the data set is gated: the hub gives it only to accounts that have accepted its terms",
+            f"the {what} is gated: the hub gives it only to accounts that have accepted its terms",
             where=where,
             remedy="accept them on its page, and set the environment variable HF_TOKEN to a token of that account",
         ) from None
     except hub_errors.RepositoryNotFoundError:
         raise InputError(
-            "the hub knows no such data set, or does not show it without a token",
+            f"the hub knows no such {what}, or does not show it without a token",
             where=where,
-            remedy="correct datasets.<id>.hub.repo; for a private one set the environment variable HF_TOKEN",
+            remedy=f"correct {repo}; for a private one set the environment variable HF_TOKEN",
         ) from None
     except (hub_errors.LocalEntryNotFoundError, hub_errors.IncompleteSnapshotError) as error:
         raise StepError(
@@ -132,14 +207,14 @@ def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Snapshot:
             found=_first_line(error),
             where=where,
             remedy="run `snakemake --until fetch` where there is a network and HF_HUB_OFFLINE is not set, with the same "
-            "HF_HOME; or give `path` instead of `hub`",
+            "HF_HOME; or give a local path in the study",
         ) from None
     except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError) as error:
         raise InputError(
             "the hub refused the request",
             found=_first_line(error),
             where=where,
-            remedy="check datasets.<id>.hub, and HF_TOKEN and HF_ENDPOINT in the environment",
+            remedy=f"check {repo}, and HF_TOKEN and HF_ENDPOINT in the environment",
         ) from None
     except (hub_errors.HTTPError, hub_errors.XetDownloadError, OSError) as error:  # type: ignore[attr-defined]
         if getattr(error, "errno", None) is not None:  # of this machine: a full disk, a cache that cannot be written
@@ -150,20 +225,11 @@ def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Snapshot:
             where=where,
             remedy="run snakemake again: it goes on from what has arrived",
         ) from None
-    return Snapshot(folder.name, _matching(folder, patterns, where))
 
 
-def _matching(folder: Path, patterns: Sequence[str], where: str) -> dict[str, Path]:
+def _matching(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
     """Return the files of a snapshot that match: its folder may hold others, fetched earlier."""
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    for pattern in patterns:
-        if not any(fnmatch(name, pattern) for name in names):
-            raise InputError(
-                "the repository has no such file",
-                found=pattern,
-                where=where,
-                remedy="correct datasets.<id>.hub.files, or the revision",
-            )
     return {name: folder / name for name in names if any(fnmatch(name, pattern) for pattern in patterns)}
 
 

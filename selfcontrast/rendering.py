@@ -103,7 +103,7 @@ class Renderer:
                 remedy="set `template` of this model in the study file to one of: "
                 + ", ".join(t for t in plugins.names("templates") if t != template),
             )
-        self._chat: str = definition.CHAT or tokenizer.get_chat_template()
+        self._chat: str = definition.CHAT or _default_template(tokenizer)
         self._training_chat: str | None = getattr(definition, "TRAINING_CHAT", None)
         self._escaper = Escaper(tokenizer)
         controls = tokenizer.convert_tokens_to_ids(list(self._escaper.control))
@@ -191,6 +191,20 @@ class Renderer:
 
     def _n_controls(self, ids: Sequence[int]) -> int:
         return sum(i in self._control_ids for i in ids)
+
+
+def _default_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the chat template of a tokenizer; of several, the one that is named `default`."""
+    own = tokenizer.chat_template
+    if isinstance(own, dict) and "default" not in own:
+        raise InputError(
+            "the tokenizer has named chat templates, and none of them is its default",
+            expected="one that is named `default`",
+            found=", ".join(own),
+            where=str(tokenizer.name_or_path),
+            remedy="write the one that is meant into chat_template.jinja there, or set `template` in the study file",
+        )
+    return str(tokenizer.get_chat_template())
 
 
 def _check_order(roles: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from selfcontrast.errors import InputError
+from selfcontrast.inspection.folders import check_damage
 from selfcontrast.records import Message
 from selfcontrast.threads import choose_kernels
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from selfcontrast.rendering import Renderer
-    from selfcontrast.schema import Study
 
 Layout = Literal["sequence", "value_head"]
 
@@ -29,29 +29,6 @@ TRAINED_TEMPLATE = "tokenizer"
 
 ReadReward = Callable[["Tensor", "Tensor"], "Tensor"]
 """Token ids and mask, ``(rows, tokens)``, padded on the right; to rewards, ``(rows,)``."""
-
-
-def check_weights(study: Study) -> None:
-    """Refuse a reward model whose weights are pickled, or missing, before the first job: rewards are read last.
-
-    A model that neither a folder, the cache nor the hub can tell anything of passes: its job will say so.
-
-    Raises:
-        InputError: there is one.
-    """
-    from selfcontrast import hub
-
-    for key, scorer in study.scorers.items():
-        name = scorer.params.get("model")
-        files = hub.names_of_files(name) if scorer.kind == "reward" and name is not None else None
-        if files is None or any(file.endswith(".safetensors") for file in files):
-            continue
-        raise InputError(
-            "a reward model has no weights as safetensors, and pickled weights are not opened",
-            found=", ".join(file for file in files if file.endswith(hub.PICKLED)) or "no weights at all",
-            where=f"scorers.{key}.model: {name}",
-            remedy="convert it once, as docs/reward-models.md says, and name the new folder",
-        )
 
 
 def load_reward_model(folder: Path, layout: Layout, *, dtype: str, trust_remote_code: bool) -> tuple[ReadReward, str]:
@@ -72,7 +49,10 @@ def load_reward_model(folder: Path, layout: Layout, *, dtype: str, trust_remote_
     load = _load_classifier if layout == "sequence" else _load_value_head
     try:
         backbone, head = load(folder, getattr(torch, dtype), trust_remote_code)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:
+        check_damage(folder, "value_head" if layout == "value_head" else "reward")
+        if not isinstance(error, OSError | ValueError | KeyError | RuntimeError | ImportError):
+            raise
         raise InputError(
             f"no reward model of the layout `{layout}` can be loaded",
             found=str(error).strip().split("\n")[0],

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from selfcontrast import plugins
+from selfcontrast.checkpoint_checks import checkpoints_of, fetch_key
+from selfcontrast.pins import split_revision
 from selfcontrast.schema import Model, Study
 from selfcontrast.seeds import derive_seed
 from selfcontrast.sweep import Arm, arms_of, baseline_id, count_steps, models_of, pool_of, training_of, truth_of
@@ -28,6 +30,7 @@ def expand_specs(study: Study) -> dict[str, Spec]:
     }
     specs |= {f"judges/{k}": _judge_spec(study, k) for k in study.evaluation.judges}
     specs |= {f"evaluation/benchmarks/{k}": _benchmark_spec(study, k) for k in study.evaluation.benchmarks}
+    specs |= _fetches(study)
     for model, m in study.models.items():
         if m.scratch is not None:
             specs[f"models/{model}/base"] = {
@@ -43,6 +46,20 @@ def expand_specs(study: Study) -> dict[str, Spec]:
         specs[f"{name}/prompts"] = dataset.model_dump(include={"adaptor", "bad_records", "sha256"})
         for model in models_of(study, name):
             specs |= {f"{name}/{model}/{key}": spec for key, spec in _model_specs(study, name, model)}
+    return specs
+
+
+def _fetches(study: Study) -> dict[str, Spec]:
+    """Return how each checkpoint of the hub is fetched; several keys of a study may name one."""
+    specs: dict[str, Spec] = {}
+    for named in checkpoints_of(study):
+        if named.is_on_hub:
+            repo, revision = split_revision(named.name)
+            first = {"repo": repo, "revision": revision or "main", "code": False, "template": False, "uses": []}
+            spec = specs.setdefault(fetch_key(named.name), first)
+            spec["code"] |= named.needs.code
+            spec["template"] |= named.needs.template
+            spec["uses"] = sorted({*spec["uses"], named.needs.use})
     return specs
 
 

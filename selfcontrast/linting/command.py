@@ -9,10 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfcontrast import plugins, strict_json
+from selfcontrast import plugins
 from selfcontrast.artifacts import Artifact, files_of
+from selfcontrast.checkpoint_checks import fetch_key
 from selfcontrast.config import load_study
 from selfcontrast.errors import InputError, SelfContrastError
+from selfcontrast.inspection.files import read_json
 from selfcontrast.layout import Layout
 from selfcontrast.linting import findings as found
 from selfcontrast.linting import guessing
@@ -127,11 +129,7 @@ def _context_of(model: str | None) -> int | None:
     path = Path(model or "", "config.json")
     if model is None or not path.is_file():
         return None
-    try:
-        config = strict_json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError("a model's configuration is not valid JSON", found=str(error), where=str(path)) from None
-    length = config.get("max_position_embeddings") if isinstance(config, dict) else None
+    length = read_json(path).get("max_position_embeddings")
     return length if isinstance(length, int) else None
 
 
@@ -171,7 +169,7 @@ def _of_study(
 
 def _records_of(study: Study, name: str, root: Path) -> list[Path]:
     dataset = study.datasets[name]
-    made = root / name / ("fetch" if dataset.hub else "world") / "records"
+    made = root / name / ("fetch/files" if dataset.hub else "world/records")
     if not dataset.paths:
         return files_of(made) or [made]
     paths = [Path(path) for path in dataset.paths]
@@ -189,6 +187,8 @@ def _of_model(layout: Layout, model: Model, held_out: Sequence[HeldOut], say: Sa
     encoded = Artifact.open(layout.prompts)
     dialogues = Artifact.open(layout.root / layout.dataset / "prompts" / "manifest.json")
     base = model.path or str(layout.root / "models" / layout.model / "base" / "model")
+    if (fetched := layout.root / fetch_key(base) / "files").is_dir():
+        base = str(fetched)
     renderer = renderer_of_base(load_tokenizer(base, trust_remote_code=model.trust_remote_code), model.template)
     digests = {"encode": encoded.manifest["template_sha256"], "base model": renderer.digest}
     for manifest in sorted(layout.base.rglob("manifest.json")):

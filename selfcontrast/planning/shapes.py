@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfcontrast.errors import ConfigError
+from selfcontrast.inspection.files import read_json
 from selfcontrast.pins import split_revision
 from selfcontrast.schema import Model, Scratch
 
@@ -98,7 +98,7 @@ def named_shape(name: str) -> Shape:
     raise ConfigError(
         "the size of a model is not known, so the study cannot be priced",
         found=name,
-        remedy="fetch its config.json into the hub's cache (`hf download REPO config.json`), or add it to KNOWN in "
+        remedy="fetch it into the hub's cache (`snakemake --until fetch --config study=STUDY`), or add it to KNOWN in "
         "selfcontrast/planning/shapes.py",
     )
 
@@ -120,7 +120,7 @@ def _cached_config(name: str, revision: str | None) -> Path | None:
 
 
 def _shape_from_config(path: Path) -> Shape:
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config: dict[str, Any] = read_json(path)
     try:
         width, heads = config["hidden_size"], config["num_attention_heads"]
         inner, vocabulary = config["intermediate_size"], config["vocab_size"]

@@ -19,6 +19,7 @@ from selfcontrast.planning.costs import (
     training_memory,
     training_operations,
 )
+from selfcontrast.planning.fetching import checkpoint_stages
 from selfcontrast.planning.machines import Machine
 from selfcontrast.planning.scoring import reads_a_model, reward_cost, scoring_cost, trained_rewards
 from selfcontrast.planning.shapes import Shape, shape_of
@@ -81,6 +82,7 @@ def _all_stages(study: Study, machine: Machine, results: Path) -> Iterator[Stage
         if data.hub is not None:
             yield small_stage("fetch", machine, rows)
         yield small_stage("prompts", machine, rows)
+    yield from checkpoint_stages(study, machine)
     for name, model in study.models.items():
         if model.scratch is not None:
             yield _pretraining(model, machine)

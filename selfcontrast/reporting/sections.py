@@ -250,6 +250,7 @@ def versions(material: Material) -> Section:
             "requirements.lock (SHA-256)": p["lock_sha256"],
         }
         facts |= {f"records of {d}: {key}": value for d, found in p["records"].items() for key, value in found.items()}
+        facts |= {f"checkpoint {name}: commit": commit for name, commit in p.get("checkpoints", {}).items()}
         facts |= {"root seed": p["seed"], "training seeds": ", ".join(map(str, p["seeds"]))}
         blocks.append(pairs_table("versions", "Versions and data", "", ("what", "value"), facts))
         blocks.append(

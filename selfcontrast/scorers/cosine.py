@@ -12,12 +12,14 @@ import importlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from selfcontrast import cuts
 from selfcontrast.errors import InputError, StepError
+from selfcontrast.inspection.folders import check_damage
 from selfcontrast.pins import split_revision
 from selfcontrast.records import TARGET, PromptPool
 from selfcontrast.schema import Count, Strict
@@ -26,6 +28,9 @@ from selfcontrast.threads import choose_kernels
 
 if TYPE_CHECKING:
     from numpy import ndarray
+
+CHECKPOINT = "embedder"
+"""What the parameter `model` is loaded as."""
 
 BLOCK_TEXTS = 16_384
 """Texts whose vectors are held at a time: 64 MiB at 1,024 numbers each."""
@@ -179,13 +184,16 @@ def embedder(params: Params) -> Embedder:
     name, revision = split_revision(str(folder))
     try:
         model = SentenceTransformer(name, revision=revision, trust_remote_code=params.trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        check_damage(Path(name), "embedder")
+        if not isinstance(error, OSError | ValueError | KeyError | ImportError):
+            raise
         raise InputError(
             "the embedding model cannot be loaded",
             found=str(error).split("\n")[0],
             where=str(folder),
             remedy="check `model` of the scorer in the study file; where this machine has no network, fetch it before: "
-            f"`hf download {name}`",
+            "`snakemake --until fetch`",
         ) from None
 
     if params.pooling != "model":

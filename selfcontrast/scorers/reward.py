@@ -17,6 +17,9 @@ from selfcontrast import cuts
 from selfcontrast.records import PromptPool
 from selfcontrast.schema import Count, Id, Strict
 
+CHECKPOINT = "reward"
+"""What the parameter `model` is loaded as."""
+
 PROMPTS_AT_A_TIME = 128
 """Prompts whose answers are tokenised together."""
 

@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.step_parser(__doc__)
     parser.add_argument("--dialogues", type=Path, required=True, metavar="MANIFEST", help="of the step prompts")
     parser.add_argument("--base", required=True, help="folder or hub id of the base model")
+    cli.add_fetched_flag(parser)
     parser.add_argument("--room", type=int, required=True, help="tokens that sampling needs behind a prompt")
     return cli.run_step(parser.parse_args(argv), work)
 
@@ -65,6 +66,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         "mean_prompt_tokens": round(tally.prompt_tokens / len(rows), 2),
         "mean_target_tokens": round(tally.target_tokens / len(rows), 2),
         "unknown_tokens": tally.unknown_tokens,
+        **cli.commit_of(step, args.fetched),
     }
 
 

@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the flags and run the step."""
     parser = cli.step_parser(__doc__)
     parser.add_argument("--gamed", type=Path, help="AlpacaEval's df_gamed.csv, for the rate that its leaderboard gives")
+    cli.add_fetched_flag(parser)
     return cli.run_step(parser.parse_args(argv), work)
 
 
@@ -50,7 +51,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Ask what was not asked yet, and write what the replies say."""
     from selfcontrast.judging.contests import read_contests
 
-    chosen = step.spec["judge"]
+    chosen = _with_checkpoint(step, args.fetched)
     module = plugins.load("judges", chosen["kind"])
     params = module.Params(**{name: chosen[name] for name in module.Params.model_fields})
     panel = Panel(module, params, chosen["model"], chosen["revision"], chosen["repeats"])
@@ -78,6 +79,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         _write_files(step, parts, module, replies)
         step.report |= {
             "judge": {"model": chosen["model"], "revision": chosen["revision"], **_source(chosen)},
+            **cli.commit_of(step, args.fetched),
             "templates": {t.name: t.digest for t in module.templates(params)},
         }
         (tally,) = tallies
@@ -92,6 +94,14 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         }
     finally:
         replies.close()
+
+
+def _with_checkpoint(step: cli.Step, fetched: Path | None) -> dict[str, Any]:
+    """Return the keys of the judge, with the folder of the checkpoint that was fetched for its server, if any."""
+    judge: dict[str, Any] = step.spec["judge"]
+    if fetched is None:
+        return judge
+    return {**judge, "server": {**judge["server"], "path": str(step.open(fetched).path("files"))}}
 
 
 def _source(chosen: dict[str, Any]) -> dict[str, str]:

@@ -48,7 +48,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     if args.made_by is None:
         files = sources.record_files(args.records)
     else:
-        files = sources.record_files(artifacts.files_of(step.open(args.made_by).path("records")))
+        files = sources.record_files(artifacts.files_of(step.open(args.made_by).path(args.records[0].name)))
     where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     hashes = sources.hashes_of(files)
     content = sources.content_hash(list(hashes.values()))

@@ -30,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--responses", type=Path, required=True, metavar="MANIFEST", help="of the step gather_pool or respond"
     )
-    parser.add_argument(
-        "--reward", type=Path, metavar="MANIFEST", help="of the step train_reward, for a scorer with `trained`"
-    )
+    cli.add_model_flags(parser)
     return cli.run_step(parser.parse_args(argv), work)
 
 
@@ -44,7 +42,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     pools = StoredPools(split["prompt_id"], split["target"], responses, with_target=True)
     scorer = plugins.load("scorers", spec["kind"])
     counts: Counter[str] = Counter()
-    params = scorer.Params(**cli.with_trained_reward(step, spec["params"], args.reward))
+    params = scorer.Params(**cli.with_own_model(step, spec["params"], args))
     scores = scorer.score(pools, split["prompt"], params, counts)
     n_responses = 0
     texts: set[bytes] = set()
@@ -62,6 +60,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
                 texts.update(_fingerprint(text) for _, text in mine)
             writer.write(table)
     step.report = {"prompts": len(pools), "responses": n_responses, "distinct_texts": len(texts), **counts}
+    step.report |= cli.commit_of(step, args.fetched)
 
 
 def _fingerprint(text: str) -> bytes:

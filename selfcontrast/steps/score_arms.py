@@ -23,9 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.step_parser(__doc__)
     parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")
     parser.add_argument("--split", required=True, help="split that the answers are to")
-    parser.add_argument(
-        "--reward", type=Path, metavar="MANIFEST", help="of the step train_reward, for a scorer with `trained`"
-    )
+    cli.add_model_flags(parser)
     parser.add_argument(
         "--answers",
         type=Path,
@@ -56,7 +54,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         for prompt_id, target, texts in zip(prompt_ids, split["target"], _texts(tables, split["target"]), strict=True)
     ]
     scorer = plugins.load("scorers", spec["kind"])
-    params = scorer.Params(**cli.with_trained_reward(step, spec["params"], args.reward))
+    params = scorer.Params(**cli.with_own_model(step, spec["params"], args))
     counts: Counter[str] = Counter()
     scores = [
         {a.text: float(number) for a, number in zip(pool.answers, numbers, strict=True)}
@@ -78,6 +76,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     n_answers = sum(len(answers) for table in tables.values() for answers in table)
     n_read = sum(len(pool.answers) for pool in pools)
     step.report = {"prompts": len(pools), "responses": n_answers, "distinct_texts": n_read, **counts}
+    step.report |= cli.commit_of(step, args.fetched)
 
 
 def _texts(tables: dict[str, list[list[tuple[Any, ...]]]], targets: Sequence[str]) -> list[list[str]]:

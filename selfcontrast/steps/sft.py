@@ -6,7 +6,7 @@ In: the split sft, the base model. Out: model/, history.jsonl. One GPU at full s
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from selfcontrast import artifacts, cli
@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.step_parser(__doc__)
     parser.add_argument("--prompts", type=Path, required=True, metavar="MANIFEST", help="of the step encode")
     parser.add_argument("--base", required=True, help="folder or hub id of the base model")
+    cli.add_fetched_flag(parser)
     cli.add_execution_flags(parser)
     return cli.run_step(parser.parse_args(argv), work)
 
@@ -29,14 +30,17 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     from selfcontrast.training.sft import Example, train_sft
 
     spec = step.spec
+    fetched = cli.commit_of(step, args.fetched)
+    if fetched:
+        step.open(args.fetched).path("files")  # compares their hash
     if spec["training"] is None:
-        _adopt(args, step)
+        _adopt(args, step, fetched)
         return
     prompts = step.open(args.prompts)
     table = prompts.table("sft.parquet", [training_column(prompts.manifest), "target_ids"])
     examples = [Example(p, [t]) for p, t in zip(*table.values(), strict=True)]
     job = Job.start(args.base, args, step, template=spec["template"])
-    source = source_of(job.model)
+    source = source_of(job.model) | fetched
     training, tokens = spec["training"], args.tokens or None
     length: dict[str, int] = {"n_steps": spec["n_steps"], "seed": spec["seed"]}
     if training["trainer"] == "trl":
@@ -59,7 +63,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     step.cost |= {"trained_tokens": round(per_epoch * len(history) * spec["training"]["batch"] / len(examples))}
 
 
-def _adopt(args: argparse.Namespace, step: cli.Step) -> None:
+def _adopt(args: argparse.Namespace, step: cli.Step, fetched: Mapping[str, str]) -> None:
     """Write the base model as the SFT model: it has been fine-tuned elsewhere. Of several processes the first one does."""
     if not cli.is_first_process():
         return
@@ -77,7 +81,7 @@ def _adopt(args: argparse.Namespace, step: cli.Step) -> None:
     step.add_output("model")
     artifacts.write_jsonl(step.folder / "history.jsonl", [])
     step.add_output("history.jsonl")
-    step.report = {"examples": 0, "steps": 0, "new_tokens": len(new_tokens), **source_of(model)}
+    step.report = {"examples": 0, "steps": 0, "new_tokens": len(new_tokens), **source_of(model), **fetched}
 
 
 if __name__ == "__main__":

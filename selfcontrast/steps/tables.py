@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcontrast import __version__, artifacts, cli
+from selfcontrast.checkpoint_checks import checkpoints_of, fetch_key
 from selfcontrast.schema import Study
 from selfcontrast.sweep import benchmark_seeds, expand_arms
 
@@ -83,6 +84,7 @@ def _provenance(study: Study, root: Path, lock: Path) -> dict[str, Any]:
     # Steps may run in environments of their own, so that not every package need be in this one.
     versions = {d.name: d.version for d in metadata.distributions()}
     manifests = sorted(p for p in root.rglob(artifacts.MANIFEST) if _is_current(p.relative_to(root).parts, study))
+    commits = _commits(study, root)
     return {
         "selfcontrast": __version__,
         "packages": {p: versions.get(p) for p in PACKAGES},
@@ -92,8 +94,15 @@ def _provenance(study: Study, root: Path, lock: Path) -> dict[str, Any]:
         "seeds": list(study.seeds),
         "study": study.model_dump(mode="json"),
         "records": {dataset: _records(study, root, dataset) for dataset in study.datasets},
+        **({"checkpoints": commits} if commits else {}),
         "manifests": {p.relative_to(root).as_posix(): artifacts.sha256(p) for p in manifests},
     }
+
+
+def _commits(study: Study, root: Path) -> dict[str, str]:
+    """Return the commit of every checkpoint that was fetched from the hub, by its name in the study."""
+    found = {n.name: root / fetch_key(n.name) / artifacts.MANIFEST for n in checkpoints_of(study) if n.is_on_hub}
+    return {name: artifacts.read_json(path)["report"]["commit"] for name, path in found.items() if path.is_file()}
 
 
 def _records(study: Study, root: Path, dataset: str) -> dict[str, str]:
@@ -108,6 +117,8 @@ def _is_current(parts: tuple[str, ...], study: Study) -> bool:
     """Return whether a manifest belongs to the study as it is now, not to an arm or seed that was removed from it."""
     if parts[0] in ("tables", "figures", "cost", "export", "report") or "shards" in parts:
         return False
+    if parts[0] == "models" and parts[-2] == "fetch":
+        return "/".join(parts[:-1]) in {fetch_key(named.name) for named in checkpoints_of(study) if named.is_on_hub}
     if parts[0] == "judges":
         return parts[1] in study.evaluation.judges
     if parts[-2] == "pocket_tasks":

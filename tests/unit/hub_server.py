@@ -1,4 +1,4 @@
-"""A small Hugging Face hub on loopback: the routes that fetching a data set asks for, served from a dictionary."""
+"""A small Hugging Face hub on loopback: the routes that fetching data sets and models asks for, served from a dictionary."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class FakeHub:
         branches: commits by branch.
         gated: repositories whose files need the token.
         break_off: paths whose download ends after half of the bytes, as often as the number says.
+        sent: bytes that are sent for a path in place of its own; as many as those, or the client will notice.
     """
 
     repos: dict[str, dict[str, dict[str, bytes]]]
@@ -31,9 +32,17 @@ class FakeHub:
     gated: set[str] = field(default_factory=set)
     token: str = "hf_" + "x" * 20
     break_off: dict[str, int] = field(default_factory=dict)
+    sent: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
     url: str = ""
+
+
+def etag_of(path: str, content: bytes) -> str:
+    """Return the hash by which the hub and its cache name a file: SHA-256 of weights, Git's for the others."""
+    if path.endswith(".safetensors"):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -50,9 +59,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0].replace("%2F", "/")
         hub.asked.append(f"{self.command} {path}")
         hub.tokens.append(self.headers.get("Authorization"))
-        if found := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/(revision|tree)/([^/]+)", path):
+        if found := re.fullmatch(r"/api/(?:datasets|models)/([^/]+/[^/]+)/(revision|tree)/([^/]+)", path):
             repo, what, revision = found.groups()
-        elif found := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        elif found := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repo, revision, what = found.groups()
         else:
             return self.refuse(404, "no such route")
@@ -66,10 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send({"_id": "1", "id": repo, "sha": commit, "siblings": [{"rfilename": f} for f in files]})
         if what == "tree":
             return self.send(
-                [
-                    {"type": "file", "path": p, "size": len(c), "oid": hashlib.sha1(c).hexdigest()}
-                    for p, c in files.items()
-                ]
+                [{"type": "file", "path": p, "size": len(c), "oid": etag_of(p, c)[:40]} for p, c in files.items()]
             )
         if repo in hub.gated and self.headers.get("Authorization") != f"Bearer {hub.token}":
             return self.refuse(401, "Access to this data set is restricted", "GatedRepo")
@@ -78,12 +84,13 @@ class _Handler(BaseHTTPRequestHandler):
         content = files[what]
         self.send_response(200)
         self.send_header("X-Repo-Commit", commit)
-        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        self.send_header("ETag", f'"{etag_of(what, content)}"')
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if body:
             breaks = hub.break_off.get(what, 0)
             hub.break_off[what] = max(0, breaks - 1)
+            content = hub.sent.get(what, content)
             self.wfile.write(content[: len(content) // 2] if breaks else content)
             self.close_connection = True
 

@@ -25,10 +25,10 @@ LAYERS = (
         *("__init__", "errors", "seeds", "records", "layout", "progress", "ragged", "energy", "task_pins", "pins"),
         *("texts", "fields", "strict_json", "file_kinds", "cuts"),
     ),
-    ("parquet", "threads", "lines"),
+    ("parquet", "threads", "lines", "inspection"),
     ("plugins", "artifacts", "joins", "stored_pools", "escaping", "gpu", "slurm", "calibration"),
     ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering", "chunks"),
-    ("reward_checks",),
+    ("reward_checks", "checkpoint_checks"),
     ("study_checks",),
     ("config", "lm_head", "sampling", "reward_models"),
     ("sweep", "world"),
@@ -51,12 +51,19 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # Heavy libraries, each with the modules that may import it, at the top or inside a function.
 IMPORTERS = {
     "matplotlib": {"plotting", "diagnostic_plots", "proxy_plots"},
-    "transformers": {"reward_models", "checkpoints", "logprobs", "training.engine", "world.checkpoint"},
+    "transformers": {
+        "inspection.folders",
+        "reward_models",
+        "checkpoints",
+        "logprobs",
+        "training.engine",
+        "world.checkpoint",
+    },
     "accelerate": {"training.deepspeed", "training.engine", "training.monitor"},
     "peft": {"training.adapters"},
     "trl": {"training.trl"},
     "vllm": {"vllm_engine"},
-    "tokenizers": {"escaping", "world.checkpoint"},
+    "tokenizers": {"escaping", "inspection.files", "world.checkpoint"},
     "sentence_transformers": {"scorers.cosine"},
     "huggingface_hub": {"hub", "planning.shapes", "exporting.push"},
     "pyarrow": {"parquet", "joins", "datasets._records", "sorting", "exporting.preferences"},
@@ -346,7 +353,10 @@ def test_workflow_imports_the_light_modules_alone(path: Path) -> None:
 
     Inside functions a dry run imports the plan, and the start of a run what it checks.
     """
-    allowed = {"config", "sweep", "specs", "plugins", "errors", "gpu", "slurm", "planning", "reward_models", "judging"}
+    allowed = {
+        *("config", "sweep", "specs", "plugins", "errors", "gpu", "slurm"),
+        *("planning", "checkpoint_checks", "judging"),
+    }
     for imported in smk_imports(path):
         top, *rest = imported.split(".")
         if top == "selfcontrast":

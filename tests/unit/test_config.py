@@ -515,7 +515,7 @@ def test_model_folder_without_a_checkpoint_is_named_with_its_key(tmp_path: Path)
     raw["models"]["pocket"]["path"] = str(tmp_path)
     study = parse(raw)
     found = message(lambda: check_files(study))
-    assert "the folder of the model `pocket` has no config.json" in found
+    assert "the model `pocket`: the folder of a checkpoint has no config.json" in found
     assert "correct models.pocket.path" in found
     (tmp_path / "config.json").write_text("{}")
     check_files(study)

@@ -70,7 +70,7 @@ def sha(content: bytes) -> str:
 def test_files_of_a_commit_lie_under_their_paths_with_their_hashes(hub: FakeHub, tmp_path: Path) -> None:
     done, manifest = fetch(hub, tmp_path)
     assert done.returncode == 0, done.stderr
-    records = tmp_path / "out" / "records"
+    records = tmp_path / "out" / "files"
     written = {p.relative_to(records).as_posix(): p.read_bytes() for p in records.rglob("*") if p.is_file()}
     assert written == {name: content for name, content in FILES.items() if name != "README.md"}
     report = manifest["report"]
@@ -93,7 +93,7 @@ def test_branch_is_resolved_to_a_commit_and_said_not_to_be_pinned(hub: FakeHub, 
 def test_another_commit_has_other_files(hub: FakeHub, tmp_path: Path) -> None:
     _, manifest = fetch(hub, tmp_path, revision=OLDER, files=("x/train.jsonl",))
     assert manifest["report"]["commit"] == OLDER
-    assert (tmp_path / "out/records/x/train.jsonl").read_bytes() == hub.repos[REPO][OLDER]["x/train.jsonl"]
+    assert (tmp_path / "out/files/x/train.jsonl").read_bytes() == hub.repos[REPO][OLDER]["x/train.jsonl"]
 
 
 def test_cached_files_are_fetched_again_without_a_network(hub: FakeHub, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_cached_files_are_fetched_again_without_a_network(hub: FakeHub, tmp_path
     _, gone = fetch(hub, tmp_path, files=("x/train.jsonl",), HF_ENDPOINT="http://127.0.0.1:1")
     assert len(hub.asked) == asked
     assert first == offline == gone != everything
-    assert [p.name for p in (tmp_path / "out/records").rglob("*.jsonl")] == ["train.jsonl"]
+    assert [p.name for p in (tmp_path / "out/files").rglob("*.jsonl")] == ["train.jsonl"]
 
 
 def test_records_outlive_the_cache(hub: FakeHub, tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ def test_records_outlive_the_cache(hub: FakeHub, tmp_path: Path) -> None:
     for path in (tmp_path / "hf").rglob("*"):
         if path.is_file():
             path.unlink()
-    assert (tmp_path / "out/records/x/train.jsonl").read_bytes() == TRAIN
-    assert not (tmp_path / "out/records/x/train.jsonl").is_symlink()
+    assert (tmp_path / "out/files/x/train.jsonl").read_bytes() == TRAIN
+    assert not (tmp_path / "out/files/x/train.jsonl").is_symlink()
 
 
 def test_download_that_breaks_off_is_resumed(hub: FakeHub, tmp_path: Path) -> None:

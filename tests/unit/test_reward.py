@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from selfcontrast.checkpoint_checks import check_checkpoints, fetch_key
 from selfcontrast.config import load_study, parse_study
-from selfcontrast.errors import InputError
+from selfcontrast.errors import InputError, StepError
 from selfcontrast.records import TARGET, Answer, Message, PromptPool
 from selfcontrast.rendering import Renderer
-from selfcontrast.reward_models import check_weights
 from selfcontrast.schema import Study
 from selfcontrast.scorers import reward
 from selfcontrast.world.checkpoint import build_tokenizer
@@ -134,7 +134,7 @@ def test_missing_weight_is_told(folders: dict[str, Path], tmp_path: Path) -> Non
 def test_model_that_is_nowhere_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"neither a folder nor to be had from the hub[\s\S]*nobody/nothing"):
+    with pytest.raises(StepError, match=r"the hub cannot be reached[\s\S]*nobody/nothing"):
         score(Path("nobody/nothing"))
 
 
@@ -177,23 +177,22 @@ def cached(home: Path, *names: str) -> None:
 
 
 def test_pickled_weights_are_refused_before_the_first_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of a folder, so of a hub id in the cache; what nothing can be told of passes, and so does a part with safetensors."""
+    """As of a folder, so of a hub id in the cache; what nothing can be told of passes."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", _unreachable)
     folder = tmp_path / "model"
-    folder.mkdir()
-    with pytest.raises(InputError, match=r"(?s)no weights at all.*scorers.judge.model.*docs/reward-models.md"):
-        check_weights(judged_by(str(folder)))
-    check_weights(judged_by("owner/model"))
+    classifier(labels=1).config.save_pretrained(folder)
+    with pytest.raises(InputError, match=r"(?s)no weights at all.*docs/reward-models.md.*scorers.judge.model"):
+        check_checkpoints(judged_by(str(folder)))
+    check_checkpoints(judged_by("owner/model"), ask_hub=True)
     cached(tmp_path / "home", "config.json", "pytorch_model.bin")
     with pytest.raises(InputError, match=r"(?s)pytorch_model.bin.*owner/model"):
-        check_weights(judged_by("owner/model"))
-    (folder / "model.safetensors").touch()
-    check_weights(judged_by(str(folder)))
+        check_checkpoints(judged_by("owner/model"), ask_hub=True)
 
 
 def test_the_hub_is_asked_where_the_cache_has_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by `check`, which needs no network, and not for what was fetched."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     asked: list[Any] = []
 
@@ -203,9 +202,17 @@ def test_the_hub_is_asked_where_the_cache_has_no_weights(tmp_path: Path, monkeyp
 
     monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", listed)
     cached(tmp_path / "home", "config.json")
+    study = judged_by("owner/model@main")
+    check_checkpoints(study)
+    assert asked == []
     with pytest.raises(InputError, match=r"pytorch_model.bin"):
-        check_weights(judged_by("owner/model@main"))
+        check_checkpoints(study, ask_hub=True, fetched=tmp_path)
     assert asked == [("owner/model", "main")]
+    fetched = tmp_path / fetch_key("owner/model@main")
+    fetched.mkdir(parents=True)
+    (fetched / "manifest.json").touch()
+    check_checkpoints(study, ask_hub=True, fetched=tmp_path)
+    assert len(asked) == 1
 
 
 def _unreachable(*_: object, **__: object) -> None:

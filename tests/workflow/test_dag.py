@@ -286,3 +286,20 @@ def test_data_that_prefer_the_worse_answers_stop_before_training(project):
     jobs = planned(project.snakemake("-n", "--quiet", "rules", "--config", "study=smoke", "--until", "sft").stdout)
     assert {"lint", "sft"} <= jobs.keys()
     assert not {"pretrain", "encode"} & jobs.keys()
+
+
+def test_a_damaged_checkpoint_ends_the_run_before_its_first_job(project):
+    """A dry run plans it: nothing is opened for that."""
+    model = project.folder / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "llama"}')
+    (model / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 5\n")
+    text = (project.folder / "config/smoke.yaml").read_text()
+    scratch = text[text.index("    scratch:") : text.index("    max_length:")]
+    project.edit("config/smoke.yaml", scratch, "    path: ./model\n")
+    done = project.snakemake("--config", "study=smoke")
+    assert done.returncode == 2, done.stdout[-3000:]
+    assert "looks like an LFS pointer" in done.stdout
+    assert "where: models.pocket.path: ./model" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not list((project.folder / "results").rglob("manifest.json"))

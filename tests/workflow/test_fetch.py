@@ -1,4 +1,4 @@
-"""A data set from a hub on loopback goes through Snakemake; only the rule fetch asks for the network."""
+"""Data sets and checkpoints from a hub on loopback go through Snakemake; only the rule fetch asks for the network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from conftest import leave_the_world
 
-from tests.unit.hub_server import COMMIT, FakeHub, serve
+from tests.unit.hub_server import COMMIT, OLDER, FakeHub, serve
 
 pytestmark = pytest.mark.workflow
 
@@ -84,3 +84,55 @@ def test_data_set_is_fetched_checked_and_read(project, hub):
     assert pinned.returncode == 1
     assert "the records are not those that the study pins" in pinned.stdout
     assert f"found: SHA-256 {fetched['sha256']}" in pinned.stdout
+
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent", "HF_ENDPOINT": "http://127.0.0.1:1"}
+"""As on a node of a cluster: no network, and no cache of the hub either."""
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Serve a base model and a reward model, whose branch `main` is at the older commit."""
+    from transformers import AutoModelForSequenceClassification
+
+    from selfcontrast.world.checkpoint import build_model, build_tokenizer
+
+    base, reward = tmp_path / "base", tmp_path / "reward"
+    build_model(n_layers=2, width=64, n_heads=2, max_length=128, seed=0).save_pretrained(base)
+    AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, pad_token_id=0).save_pretrained(reward)
+    repos = {}
+    for folder in (base, reward):
+        build_tokenizer(max_length=128).save_pretrained(folder)
+        files = {p.name: p.read_bytes() for p in folder.iterdir()} | {"pytorch_model.bin": b"pickled"}
+        repos[f"someone/{folder.name}"] = {OLDER: files, COMMIT: {**files, "README.md": b"changed"}}
+    with serve(FakeHub(repos, branches={"main": OLDER})) as served:
+        yield served
+
+
+def test_checkpoints_are_fetched_and_then_need_no_network(project, models):
+    """`--until fetch` fetches both and nothing else runs; then encode, sft and a scorer read the files without hub or cache."""
+    text = (project.folder / "config/smoke.yaml").read_text()
+    scratch = text[text.index("    scratch:") : text.index("    max_length:")]
+    project.edit("config/smoke.yaml", scratch, "    path: someone/base\n")
+    project.edit("config/smoke.yaml", "scorers:\n", "scorers:\n  rm: {kind: reward, model: someone/reward@main}\n")
+    root = project.folder / "results/smoke"
+    scores = root / "hh/pocket/pools/annotated/scores/rm/manifest.json"
+    targets = [str(p.relative_to(project.folder)) for p in (root / "hh/pocket/sft/manifest.json", scores)]
+
+    online = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": models.url}
+    done = run(project, *targets, "--until", "fetch", **online)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert sorted(p.relative_to(root).as_posix() for p in root.rglob("manifest.json")) == [
+        "models/someone--base/fetch/manifest.json",
+        "models/someone--reward@main/fetch/manifest.json",
+    ]
+    assert not any("pytorch_model" in asked for asked in models.asked)
+
+    models.branches["main"] = COMMIT  # it moves between the two runs: what was fetched stays
+    done = run(project, *targets, **OFFLINE)
+    assert done.returncode == 0, done.stdout[-5000:]
+    for path in ("hh/pocket/prompts", "hh/pocket/sft", "hh/pocket/pools/annotated/scores/rm"):
+        manifest = json.loads((root / path / "manifest.json").read_text())
+        assert manifest["report"]["base_commit"] == OLDER, path
+        assert any(name.endswith("/fetch") for name in manifest["inputs"]), path
+    assert "Nothing to be done" in run(project, *targets, **OFFLINE).stdout

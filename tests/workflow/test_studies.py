@@ -19,10 +19,17 @@ pytestmark = pytest.mark.workflow
 @pytest.mark.parametrize(
     ("study", "expected"),
     [
+        # Data sets and checkpoints are fetched: `paper` has two base models for three data sets, an embedder and a reward model.
         # HH-RLHF and Nectar: 9 arms, UltraChat: 8, without annotated pairs; 3 seeds; 64 shards of answers, 8 of annotated ones.
-        ("paper", {"fetch": 3, "lint": 3, "sft": 3, "generate_shard": 3 * 64 + 2 * 8, "train": 69, "respond": 78}),
-        ("paper-1gpu", {"fetch": 1, "sft": 1, "generate_shard": 8 + 1, "score_pool": 2, "train": 30, "respond": 33}),
-        ("qwen-small", {"fetch": 1, "sft": 1, "generate_shard": 4 + 1, "score_pool": 1, "train": 21, "respond": 24}),
+        ("paper", {"fetch": 3 + 4, "lint": 3, "sft": 3, "generate_shard": 3 * 64 + 2 * 8, "train": 69, "respond": 78}),
+        (
+            "paper-1gpu",
+            {"fetch": 1 + 3, "sft": 1, "generate_shard": 8 + 1, "score_pool": 2, "train": 30, "respond": 33},
+        ),
+        (
+            "qwen-small",
+            {"fetch": 1 + 1, "sft": 1, "generate_shard": 4 + 1, "score_pool": 1, "train": 21, "respond": 24},
+        ),
     ],
 )
 def test_a_study_for_gpus_is_planned_in_full_and_priced(project, study, expected):
@@ -31,6 +38,8 @@ def test_a_study_for_gpus_is_planned_in_full_and_priced(project, study, expected
     assert done.returncode == 0, done.stdout[-3000:]
     jobs = planned(done.stdout)
     assert {rule: jobs[rule] for rule in expected} == expected
+    fetched = re.findall(rf"output: results/{study}/models/(\S+)/fetch/manifest.json", done.stdout)
+    assert len(fetched) == len(set(fetched)) == jobs["fetch"] - jobs["prompts"]  # every data set of these is on the hub
     priced = re.findall(r"^(\w+) +([\d,]+)  ", done.stdout.split("Plan of `")[1], re.M)
     stages = {rule: int(n.replace(",", "")) for rule, n in priced if rule != "total"}
     assert stages == {rule: jobs[rule] for rule in stages}
