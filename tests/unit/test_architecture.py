@@ -69,7 +69,7 @@ IMPORTERS = {
     },
     "plotly": {"reporting.page"},
     "yaml": {"config", "exporting.cards", "reporting.citation"},
-    "lm_eval": {"harness.running"},
+    "lm_eval": {"harness.policy", "harness.running"},
     "datasets": {"harness.running", "training.trl"},
     "httpx2": {"judging.client"},
     "sklearn": {"judging.length_control"},
