@@ -163,11 +163,9 @@ def read_reply(raw: Any) -> Reply:
     except (KeyError, IndexError, TypeError, AttributeError, ReplyError):
         first, fault = None, fault or "log-probabilities that are no numbers below 0"
     usage = raw["usage"] if isinstance(raw.get("usage"), dict) else {}
-    tokens = [_count(usage.get(f"{a}_tokens", usage.get(f"{b}_tokens"))) for a, b in _USAGE]
-    return Reply(text, first, _word(finish), *tokens, fault)
-
-
-_USAGE = (("prompt", "input"), ("completion", "output"))
+    asked = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    answered = _count(usage.get("completion_tokens", usage.get("output_tokens")))
+    return Reply(text, first, _word(finish), asked, answered, fault)
 
 
 def _word(value: Any) -> str:

@@ -48,7 +48,10 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # Heavy libraries, each with the modules that may import it, at the top or inside a function.
 IMPORTERS = {
     "matplotlib": {"plotting", "diagnostic_plots", "proxy_plots"},
-    "transformers": {"reward_models", "checkpoints", "logprobs", "training.engine", "world.checkpoint"},
+    "transformers": {
+        *("reward_models", "checkpoints", "logprobs", "training.engine", "world.checkpoint"),
+        "judging.plain_transformers",
+    },
     "accelerate": {"training.deepspeed", "training.engine", "training.monitor"},
     "peft": {"training.adapters"},
     "trl": {"training.trl"},
