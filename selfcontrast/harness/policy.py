@@ -21,8 +21,8 @@ turns are in an order that no training prompt has, which the harness renders."""
 
 
 def stop_ids(renderer: Renderer) -> tuple[int, ...]:
-    """Return the ids that end an answer of a policy: the same as where it is sampled, and no others."""
-    return (int(renderer.tokenizer.eos_token_id),)
+    """Return the ids that end an answer of a policy: what ends its training targets, as where it is sampled."""
+    return (renderer.response_ids("")[-1],)
 
 
 class Rendered(str):
@@ -44,7 +44,8 @@ class Prompts:
 
     def __init__(self, renderer: Renderer) -> None:
         self.renderer = renderer
-        self.bos: int | None = renderer.tokenizer.bos_token_id
+        self.first: int | None = renderer.tokenizer.bos_token_id
+        self.bos = self.first  # None for texts that get none
         self.counts: Counter[str] = Counter(dict.fromkeys((TRUNCATED, CONTROLS, SYSTEM, UNUSUAL), 0))
         self._escaper = Escaper(renderer.tokenizer)
 
@@ -104,9 +105,9 @@ class Prompts:
         if len(ids) <= room:
             return list(ids)
         self.counts[TRUNCATED] += 1
-        if ids[0] == self.bos and room > 0:
-            return [ids[0], *ids[len(ids) - room + 1 :]]
-        return list(ids[len(ids) - room :])
+        head = list(ids[: ids.index(self.bos) + 1]) if self.bos in ids else []
+        head = head[: max(room, 0)]
+        return [*head, *ids[len(ids) - (room - len(head)) :]]
 
     def note(self, texts: Iterable[str]) -> None:
         """Count the requests in plain text in which the name of a control token is read as that token."""
@@ -129,11 +130,18 @@ def policy_lm(model: PreTrainedModel, renderer: Renderer, *, batch: int) -> Any:
     class PolicyLM(HFLM):  # type: ignore[misc]
         def __init__(self) -> None:
             self.prompts = Prompts(renderer)
+            pad, rows = renderer.tokenizer.pad_token_id, model.get_input_embeddings().weight.shape[0]
+            if pad is None or pad >= rows:  # the harness would add a token, for which the model has no row
+                renderer.tokenizer.pad_token_id = stops[0]
             super().__init__(pretrained=model, tokenizer=renderer.tokenizer, batch_size=batch)
 
         @property
         def eot_token_id(self) -> int:
             return stops[0]
+
+        @property
+        def prefix_token_id(self) -> int:
+            return stops[0] if self.prompts.first is None else self.prompts.first
 
         def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
             found = self.prompts.render(chat_history, is_begun=not add_generation_prompt)
@@ -176,11 +184,11 @@ def policy_lm(model: PreTrainedModel, renderer: Renderer, *, batch: int) -> Any:
         def loglikelihood_rolling(self, requests: Any, **kwargs: Any) -> Any:
             """Return the log-likelihood of whole texts; BOS is what they follow, and no part of them."""
             self.prompts.note(request.args[0] for request in requests)
-            self.prompts.bos, bos = None, self.prompts.bos
+            self.prompts.bos = None
             try:
                 return super().loglikelihood_rolling(requests, **kwargs)
             finally:
-                self.prompts.bos = bos
+                self.prompts.bos = self.prompts.first
 
         def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> Any:
             for key, _, said in requests:

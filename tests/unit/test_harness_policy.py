@@ -208,6 +208,29 @@ def test_prompt_that_is_too_long_keeps_its_bos_and_is_counted() -> None:
     assert spied.lm.prompts.counts["truncated"] == 2
 
 
+def test_long_prompt_keeps_a_bos_that_its_template_does_not_write_first() -> None:
+    spied = Spied(build_tokenizer(own="\n" + OWN), context=24)
+    context = spied.lm.apply_chat_template([{"role": "user", "content": QUESTION * 9}])
+    ids = spied.renderer.prompt_ids([Message("user", QUESTION * 9)])
+    head = ids[: ids.index(1) + 1]
+    assert spied.generate(context) == [*head, *ids[len(ids) - 20 + len(head) :]]
+
+
+@pytest.mark.parametrize("pad", [None, 400])
+def test_padding_without_a_row_of_the_model_changes_nothing(pad: int | None) -> None:
+    tokenizer = build_tokenizer()
+    spied = Spied(tokenizer)
+    if pad is None:
+        tokenizer.pad_token = None
+    else:  # a token that somebody added without resizing the model
+        tokenizer.add_special_tokens({"pad_token": "<other>"})
+        assert tokenizer.pad_token_id >= spied.model.get_input_embeddings().weight.shape[0]
+    lm = policy_lm(spied.model, spied.renderer, batch=4)
+    asked = [instance("generate_until", t, {"until": [], "max_gen_toks": 8}) for t in (QUESTION, "golf")]
+    alone = [spied.lm.generate_until([one], disable_tqdm=True)[0] for one in asked]
+    assert lm.generate_until(asked, disable_tqdm=True) == alone
+
+
 def test_batches_are_padded_on_the_left_and_change_nothing() -> None:
     spied = Spied(build_tokenizer(adds="<s>"))
     texts = [QUESTION, "golf", "<s>golf", ANSWER]
