@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -141,6 +142,45 @@ def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     model.config.eos_token_id = eos
     if model.generation_config is not None:
         model.generation_config.eos_token_id = eos
+
+
+def reset_generation(model: PreTrainedModel, stops: Sequence[int] | None = None) -> dict[str, Any]:
+    """Make a model forget, in place, how its checkpoint asks to be decoded; return what it forgot, for manifests.
+
+    A generation_config.json may hold penalties, forbidden and forced tokens, lengths, beams, sampling, watermarks and more
+    EOS ids. An old config.json may hold them too, and a folder custom_generate/ replaces ``generate`` itself. ``generate``
+    follows all of them unless its caller names every one. Only the ids of BOS, EOS and padding stay: a list of what is kept
+    also covers fields that transformers does not have yet.
+
+    Args:
+        stops: ids that end an answer, instead of the checkpoint's.
+
+    Returns:
+        The fields with their values as JSON; those that say what ``generate`` does anyway are left out.
+    """
+    found = getattr(model, "generation_config", None)
+    reset: dict[str, Any] = {}
+    if found is not None:
+        kept = {name: getattr(found, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        if stops is not None:
+            kept["eos_token_id"] = sorted(stops)
+        fresh = type(found)(**kept)
+        defaults = {**getattr(fresh, "_get_default_generation_params", dict)(), **kept}
+        for name, value in found.to_dict().items():
+            if not (name.startswith("_") or name == "transformers_version" or _says_nothing(value, defaults.get(name))):
+                reset[name] = json.loads(json.dumps(value, default=str))
+        if reset or stops is not None:
+            model.generation_config = fresh
+    if vars(model).pop("generate", None) is not None:
+        reset["custom_generate"] = True
+    return reset
+
+
+def _says_nothing(value: Any, default: Any) -> bool:
+    """Return whether a field of a generation config does what its absence does; ids are a number or a list of them."""
+    if value is None or (value is False and default is None):
+        return True
+    return value == default or (isinstance(default, list) and isinstance(value, int) and [value] == default)
 
 
 def save_checkpoint(

@@ -1,4 +1,4 @@
-"""Run lm-evaluation-harness on a model that is loaded already: the only module that imports it."""
+"""Run lm-evaluation-harness on a model that is loaded already."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from selfcontrast.errors import InputError, SelfContrastError, StepError
 from selfcontrast.harness.definitions import Definition, check_harness, check_pin, digest, unknown_task
+from selfcontrast.harness.policy import policy_lm
 from selfcontrast.harness.results import describe_task, samples
+from selfcontrast.rendering import Renderer
 from selfcontrast.task_pins import PINS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -26,17 +28,17 @@ class Outcome:
     Attributes:
         tasks: for each task that was asked for, what ``results.describe_task`` keeps of it.
         samples: rows of ``results.samples``.
-        truncated: requests that did not fit into the model's context and lost their beginning.
+        counts: what happened to requests and prompts, under the names of ``harness.policy``.
     """
 
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
-    truncated: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 def run_tasks(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    renderer: Renderer,
     spec: Mapping[str, Any],
     *,
     folder: Path | None = None,
@@ -45,7 +47,8 @@ def run_tasks(
     """Return the results of a model on the tasks of a benchmark.
 
     Args:
-        tokenizer: its chat template is the one that prompts are rendered with, if ``spec`` asks for one.
+        model: of which ``checkpoints.reset_generation`` has taken away how its checkpoint wants to be decoded.
+        renderer: of the policy; it renders the prompts if ``spec`` asks for a chat template.
         spec: keys of ``schema.Benchmark``.
         folder: holds definitions of tasks; paths in them are relative to it.
         cache: where the library of data sets keeps what it reads; by default its own place.
@@ -64,7 +67,7 @@ def run_tasks(
     definitions = {name: index.definition(name) for name in spec["tasks"]}
     for name, definition in definitions.items():
         check_pin(name, definition, spec["pins"])
-    lm = _counting(model, tokenizer, spec["batch"])
+    lm = policy_lm(model, renderer, batch=spec["batch"])
     outcome = Outcome()
     for few_shot, names in _by_few_shot(spec).items():
         with _cached_in(cache), _inside(folder), _told(names, index):
@@ -79,7 +82,7 @@ def run_tasks(
         assert found is not None  # it is None in the other processes of several
         outcome.tasks |= {name: describe_task(name, found, definitions[name]) for name in names}
         outcome.samples += samples(found)
-    outcome.truncated = lm.truncated
+    outcome.counts = dict(lm.prompts.counts)
     return outcome
 
 
@@ -133,25 +136,6 @@ class Index:
         version = str(((entry.cfg or {}).get("metadata") or {}).get("version"))
         own = self.folder is not None and entry.yaml_path is not None and entry.yaml_path.is_relative_to(self.folder)
         return Definition(version, digest(name, entries), "folder" if own else "harness")
-
-
-def _counting(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int) -> Any:
-    """Return the harness' model around ours, which counts what it truncates; the harness only warns."""
-    from lm_eval.models.huggingface import HFLM
-
-    class CountingLM(HFLM):  # type: ignore[misc]
-        truncated = 0
-
-        def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
-            self.truncated += sum(len(asked) + len(said) > self.max_length + 1 for _, asked, said in requests)
-            return super()._loglikelihood_tokens(requests, *args, **kwargs)
-
-        def tok_batch_encode(self, strings: Any, *args: Any, **kwargs: Any) -> Any:
-            if room := kwargs.get("left_truncate_len"):
-                self.truncated += sum(len(self.tok_encode(text)) > room for text in strings)
-            return super().tok_batch_encode(strings, *args, **kwargs)
-
-    return CountingLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
 
 
 @contextlib.contextmanager

@@ -70,6 +70,7 @@ class Judged:
         null: why there is no score; empty if there is one.
         keys: the keys of the requests, in the shape of ``verdicts``.
         templates: names of the templates of the games.
+        missing: why there is no verdict, for each that is None.
     """
 
     case: Case
@@ -78,6 +79,7 @@ class Judged:
     null: str = ""
     keys: tuple[tuple[str, ...], ...] = ()
     templates: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

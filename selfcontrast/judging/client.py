@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from selfcontrast.errors import StepError
-from selfcontrast.judging.exchange import Reply, Request, read_reply
+from selfcontrast.judging.exchange import CUT, Reply, Request, read_reply, why_no_verdict
 from selfcontrast.judging.limits import (
     LONGEST_RETRY_AFTER_S,
     Budget,
@@ -252,7 +252,10 @@ class _Client:
             reply = read_reply(raw)
         except (ValueError, RecursionError):  # a ReplyError is a ValueError
             return _Try(reason="a reply could not be read", paid=True)
-        if self.needs_logprobs and reply.first_logprobs is None and reply.text:
+        if reply.is_broken_off:
+            return _Try(reason=f"the server broke a reply off ({reply.finish})", paid=True)
+        is_said = reply.text and why_no_verdict(reply, request) in ("", CUT)
+        if self.needs_logprobs and reply.first_logprobs is None and is_said:
             return _Try(
                 reason="the server gives no log-probabilities (`logprobs` and `top_logprobs` were asked for), and this judge "
                 "lives on them; use a server that has them, such as vLLM, or another kind of judge",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,11 +81,12 @@ class Reply:
     """What a judge said.
 
     Attributes:
-        text: the content of the message; empty if there is none.
+        text: the content of the message, without parts that are thoughts; empty if there is none.
         first_logprobs: log-probabilities, in nats, of the likeliest first tokens, by token; None if the server gave none.
-        finish: why it ended: ``stop``, ``length``, ``content_filter``, ...
+        finish: why it ended, in the server's word: ``stop``, ``length``, ``content_filter``, ...; empty if it did not say.
         input_tokens: what the server counted; None if it did not say.
         output_tokens: the same of the reply.
+        fault: why the message is no answer, whatever its text; empty if it may be one.
     """
 
     text: str
@@ -92,25 +94,124 @@ class Reply:
     finish: str
     input_tokens: int | None
     output_tokens: int | None
+    fault: str = ""
+
+    @property
+    def is_broken_off(self) -> bool:
+        """Return whether the server failed on the way, so that another attempt may succeed."""
+        return self.finish.lower() in _BROKEN_OFF
+
+
+CUT = "cut by length"
+_UNSAID = {"", "none", "null"}
+_ENDED = _UNSAID | {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed"}
+_CUT = {"length", "max_tokens", "max_output_tokens", "max_completion_tokens", "model_length"}
+_CUT |= {"model_context_window_exceeded", "incomplete"}
+_BROKEN_OFF = {"error", "failed", "abort", "aborted", "cancelled", "canceled", "insufficient_system_resource"}
+"""Words for the end of a reply, of OpenAI, vLLM, TGI, Anthropic, Gemini, Mistral, DeepSeek and OpenRouter. Any other word,
+such as ``content_filter`` or ``SAFETY``, is an end that the judge did not choose."""
+
+
+def why_no_verdict(reply: Reply, request: Request) -> str:
+    """Return why nothing in a reply's text is a verdict: the judge did not finish it; empty if it did.
+
+    ``CUT`` is for texts alone. A judge that reads the log-probabilities of the first token has read it before any cut.
+    """
+    finish = reply.finish.lower()
+    if reply.fault:
+        return reply.fault
+    used_up = reply.output_tokens is not None and reply.output_tokens >= request.most_output_tokens
+    if finish in _CUT or (finish in _UNSAID and used_up):
+        return CUT
+    return "" if finish in _ENDED else f"ended by {reply.finish[:40]}"
 
 
 def read_reply(raw: Any) -> Reply:
-    """Return the first choice of a chat completion.
+    """Return the first choice of a chat completion; also of the layouts of OpenAI's responses and of Anthropic's messages.
+
+    A body that holds a reply is always read: what is missing or odd in it leaves text or counts empty, or is its ``fault``.
+    Asking again would mean paying again for the same reply.
 
     Raises:
-        ReplyError: the JSON has another layout.
+        ReplyError: the body holds no reply: it is an error message, or JSON of another kind.
     """
+    if not isinstance(raw, dict) or not {"choices", "output", "content"} & raw.keys():
+        raise ReplyError("the body is no chat completion")
+    if raw.get("error") and not raw.get("choices"):
+        raise ReplyError("the body is an error message")
+    if "choices" in raw:
+        choices = raw["choices"] if isinstance(raw["choices"], list) else []
+        choice = choices[0] if choices and isinstance(choices[0], dict) else {}
+        message = choice.get("message")
+        parts = message if isinstance(message, dict) else {"content": choice.get("text")}
+        stop = choice.get("stop_reason")
+        finish = (
+            "error" if choice.get("error") else choice.get("finish_reason") or (stop if isinstance(stop, str) else "")
+        )
+        fault = "" if choice else "no choice in the reply"
+    elif "output" in raw:
+        choice, parts = {}, {"content": _flat(raw["output"])}
+        details = raw.get("incomplete_details")
+        finish = (details.get("reason") if isinstance(details, dict) else "") or raw.get("status")
+        fault = ""
+    else:
+        choice, parts = {}, raw
+        finish, fault = raw.get("stop_reason"), ""
+    text, fault = _text(parts.get("content")), fault or _fault(parts)
     try:
-        choice = raw["choices"][0]
-        text = choice["message"].get("content")
-        usage = raw.get("usage") or {}
-        tokens = [usage.get(k) for k in ("prompt_tokens", "completion_tokens")]
         first = _first_logprobs(choice.get("logprobs"))
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ReplyError(f"{type(error).__name__}: {error}") from None
-    if not isinstance(text, str | None) or not all(t is None or (type(t) is int and t >= 0) for t in tokens):
-        raise ReplyError("the content is no text, or the usage no number")
-    return Reply(text or "", first, str(choice.get("finish_reason")), *tokens)
+    except (KeyError, IndexError, TypeError, AttributeError, ReplyError):
+        first, fault = None, fault or "log-probabilities that are no numbers below 0"
+    usage = raw["usage"] if isinstance(raw.get("usage"), dict) else {}
+    asked = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    answered = _count(usage.get("completion_tokens", usage.get("output_tokens")))
+    return Reply(text, first, _word(finish), asked, answered, fault)
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+def _flat(items: Any) -> list[Any]:
+    """Return the parts of the messages among the items of a response; items of other types, such as thoughts, as they are."""
+    found: list[Any] = []
+    for item in items if isinstance(items, list) else []:
+        inner = item.get("content") if isinstance(item, dict) and item.get("type", "message") == "message" else None
+        found += inner if isinstance(inner, list) else [item]
+    return found
+
+
+def _text(content: Any) -> str:
+    """Return the text of a message's content: itself, or its text parts one after the other."""
+    if isinstance(content, str):
+        return content
+    found = []
+    for part in content if isinstance(content, list) else []:
+        text = part
+        if isinstance(part, dict):
+            text = part.get("text") if part.get("type") in ("text", "output_text", None) else ""
+            text = text.get("value") if isinstance(text, dict) else text
+        found.append(text if isinstance(text, str) else "")
+    return "".join(found)
+
+
+def _fault(message: Mapping[str, Any]) -> str:
+    """Return whether a message refuses, or calls a tool instead of answering."""
+    content = message.get("content")
+    types = {part.get("type") for part in content if isinstance(part, dict)} if isinstance(content, list) else set()
+    if message.get("refusal") or "refusal" in types:
+        return "the judge refused"
+    calls = message.get("tool_calls") or message.get("function_call") or types & {"tool_use", "function_call"}
+    return "a tool call instead of a text" if calls and not _text(content).strip() else ""
+
+
+def _count(value: Any) -> int | None:
+    """Return a number of tokens, which some servers write as a float or as text; None for anything else."""
+    try:
+        number = math.ceil(float(value)) if isinstance(value, int | float | str) and not isinstance(value, bool) else -1
+    except (ValueError, OverflowError):
+        return None
+    return number if number >= 0 else None
 
 
 def _first_logprobs(logprobs: Any) -> dict[str, float] | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from selfcontrast.artifacts import write_json, write_jsonl
 from selfcontrast.judging.cases import Judged
+from selfcontrast.judging.exchange import read_reply
 from selfcontrast.judging.replies import Replies
 
 
@@ -101,15 +102,17 @@ def _fastchat_id(question_id: str) -> int | str:
 
 
 def _choice(replies: Replies, keys: tuple[tuple[str, ...], ...]) -> Any:
-    """Return the first choice of the first reply, None where there is none."""
+    """Return the first choice of the first reply, None where there is none; of another layout, the whole body."""
     first = next((key for row in keys for key in row), None)
-    return _first_choice(replies, first) if first is not None and first in replies else None
+    if first is None or first not in replies:
+        return None
+    raw = replies.raw(first)
+    return _clean((raw["choices"] or [None])[0] if isinstance(raw.get("choices"), list) else raw)
 
 
-def _first_choice(replies: Replies, key: str) -> Any:
-    """Return what a file can hold of the first choice: half a surrogate pair, of an emoji that was cut, becomes `?`."""
-    choice = replies.raw(key)["choices"][0]
-    return json.loads(json.dumps(choice, ensure_ascii=False).encode("utf-8", "replace"))
+def _clean(value: Any) -> Any:
+    """Return what a file can hold: half a surrogate pair, of an emoji that was cut, becomes `?`."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _mt_bench_rows(entry: Entry, replies: Replies, *, generator: str, judge: str) -> list[dict[str, Any]]:
@@ -155,4 +158,6 @@ _LABELS = {2.0: "A>>B", 1.0: "A>B", 0.0: "A=B", -1.0: "B>A", -2.0: "B>>A"}
 
 
 def _text(replies: Replies, key: str) -> str | None:
-    return _first_choice(replies, key)["message"].get("content") if key in replies else None
+    """Return what the judge said, None where it said nothing."""
+    text = read_reply(replies.raw(key)).text if key in replies else ""
+    return str(_clean(text)) or None

@@ -8,13 +8,14 @@ from types import ModuleType
 from typing import Any
 
 from selfcontrast.judging.cases import Case, Game, Judged, Score, mean_score
-from selfcontrast.judging.exchange import Request, read_reply
+from selfcontrast.judging.exchange import CUT, Request, read_reply, why_no_verdict
 from selfcontrast.judging.limits import Prices
 from selfcontrast.judging.replies import Replies
 
 NO_ANSWER = "no answer to judge"
 NO_REPLY = "no reply"
 NO_VERDICT = "no verdict in the reply"
+EMPTY = "an empty reply"
 
 
 @dataclass(frozen=True)
@@ -53,21 +54,32 @@ def judge(cases: Sequence[Case], panel: Panel, replies: Replies, ask: Callable[[
 
 
 def _judged(case: Case, games: list[Game], asked: list[list[Request]], panel: Panel, replies: Replies) -> Judged:
-    module, params = panel.module, panel.params
-    verdicts = tuple(
-        tuple(
-            module.read(read_reply(replies.raw(r.key)), g, params) if r.key in replies else None
-            for g, r in zip(games, row, strict=True)
-        )
-        for row in asked
-    )
+    read = [[_read(r, g, panel, replies) for g, r in zip(games, row, strict=True)] for row in asked]
+    verdicts = tuple(tuple(verdict for verdict, _ in row) for row in read)
     keys = tuple(tuple(r.key for r in row) for row in asked)
-    score = mean_score([module.settle(row, params) for row in verdicts]) if games else Score(None)
+    score = mean_score([panel.module.settle(row, panel.params) for row in verdicts]) if games else Score(None)
+    missing = tuple(why for row in read for _, why in row if why)
     null = ""
     if score.value is None:
-        missing = any(r.key not in replies for row in asked for r in row)
-        null = NO_ANSWER if not games else NO_REPLY if missing else NO_VERDICT
-    return Judged(case, verdicts, score, null, keys, tuple(g.template.name for g in games))
+        null = NO_ANSWER if not games else NO_REPLY if NO_REPLY in missing else (*missing, NO_VERDICT)[0]
+    return Judged(case, verdicts, score, null, keys, tuple(g.template.name for g in games), missing)
+
+
+def _read(request: Request, game: Game, panel: Panel, replies: Replies) -> tuple[float | None, str]:
+    """Return the verdict of a game, or None and why there is none.
+
+    A judge that was cut may have quoted a verdict before it came to its own, so its text is not read.
+    """
+    if request.key not in replies:
+        return None, NO_REPLY
+    reply = read_reply(replies.raw(request.key))
+    why = why_no_verdict(reply, request)
+    if why and not (why == CUT and panel.module.NEEDS_LOGPROBS):
+        return None, why
+    verdict = panel.module.read(reply, game, panel.params)
+    if verdict is not None:
+        return verdict, ""
+    return None, NO_VERDICT if reply.text.strip() else EMPTY
 
 
 @dataclass(frozen=True)

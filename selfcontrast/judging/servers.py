@@ -34,12 +34,14 @@ def server_command(
         return [sys.executable, "-m", "selfcontrast.judging.pocket", *chosen, "--port", str(port), *more]
     if kind == "vllm":
         served = ["--model", server["path"], "--served-model-name", judge["model"], "--seed", "0"]
+        # What a request leaves out is vLLM's default, and not the checkpoint's, whose EOS ids are read all the same.
+        served += ["--generation-config", "vllm"]
         module = "vllm.entrypoints.openai.api_server"
         return [server["python"], "-m", module, *served, "--host", "127.0.0.1", "--port", str(port), *more]
     if kind == "transformers":
-        script = Path(server["python"]).with_name("transformers")
+        script = str(Path(__file__).with_name("plain_transformers.py"))
         where = ["--host", "127.0.0.1", "--port", str(port), "--default-seed", "0"]
-        return [str(script), "serve", server["path"], *where, *more]
+        return [server["python"], script, "serve", server["path"], *where, *more]
     return [word.replace("{port}", str(port)) for word in server["command"]] + more
 
 

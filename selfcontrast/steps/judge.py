@@ -23,7 +23,7 @@ from selfcontrast.errors import ConfigError, StepError
 from selfcontrast.judging.alpaca_rate import check_gamed, published_rate
 from selfcontrast.judging.cases import Judged, summarise
 from selfcontrast.judging.client import Connection, Tally
-from selfcontrast.judging.exchange import Request
+from selfcontrast.judging.exchange import CUT, Request
 from selfcontrast.judging.limits import Prices
 from selfcontrast.judging.panel import Panel, judge, plan
 from selfcontrast.judging.replies import Replies
@@ -160,7 +160,12 @@ def _api_key(name: str | None) -> str | None:
 def _check_nulls(judged: Sequence[Judged], most: float, step: cli.Step) -> None:
     """Count what has no score, and stop if it is too much."""
     nulls = Counter(j.null for j in judged if j.null)
-    step.report = {"judgements": len(judged), "nulls": dict(sorted(nulls.items()))}
+    missing = Counter(why for j in judged for why in j.missing)
+    step.report = {
+        "judgements": len(judged),
+        "nulls": dict(sorted(nulls.items())),
+        "replies_without_verdict": dict(sorted(missing.items())),
+    }
     if nulls.total() > most * len(judged):
         raise StepError(
             "too many judgements have no score",
@@ -168,7 +173,8 @@ def _check_nulls(judged: Sequence[Judged], most: float, step: cli.Step) -> None:
             found=f"{nulls.total()} of {len(judged)}: "
             + ", ".join(f"{n} {reason}" for reason, n in nulls.most_common()),
             where=str(step.folder / "replies.jsonl"),
-            remedy="look at the replies; raise max_nulls only if what is missing does not depend on the arm",
+            remedy=(f"raise max_tokens of the judge: {nulls[CUT]} replies were {CUT}; " if nulls[CUT] else "")
+            + "look at the replies; raise max_nulls only if what is missing does not depend on the arm",
         )
 
 

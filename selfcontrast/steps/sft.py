@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from selfcontrast import artifacts, cli
 from selfcontrast.records import training_column
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Train and save the model."""
-    from selfcontrast.checkpoints import source_of
+    from selfcontrast.checkpoints import reset_generation, source_of
     from selfcontrast.training.job import Job
     from selfcontrast.training.sft import Example, train_sft
 
@@ -40,7 +41,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     table = prompts.table("sft.parquet", [training_column(prompts.manifest), "target_ids"])
     examples = [Example(p, [t]) for p, t in zip(*table.values(), strict=True)]
     job = Job.start(args.base, args, step, template=spec["template"])
-    source = source_of(job.model) | fetched
+    source: dict[str, Any] = {**source_of(job.model), **fetched}
+    if reset := reset_generation(job.model):
+        source["generation_config_reset"] = reset
     training, tokens = spec["training"], args.tokens or None
     length: dict[str, int] = {"n_steps": spec["n_steps"], "seed": spec["seed"]}
     if training["trainer"] == "trl":
@@ -67,7 +70,14 @@ def _adopt(args: argparse.Namespace, step: cli.Step, fetched: Mapping[str, str])
     """Write the base model as the SFT model: it has been fine-tuned elsewhere. Of several processes the first one does."""
     if not cli.is_first_process():
         return
-    from selfcontrast.checkpoints import fit_to_tokenizer, load_model, load_tokenizer, save_checkpoint, source_of
+    from selfcontrast.checkpoints import (
+        fit_to_tokenizer,
+        load_model,
+        load_tokenizer,
+        reset_generation,
+        save_checkpoint,
+        source_of,
+    )
     from selfcontrast.rendering import Renderer, prepare_tokenizer
 
     spec = step.spec
@@ -76,12 +86,15 @@ def _adopt(args: argparse.Namespace, step: cli.Step, fetched: Mapping[str, str])
     tokenizer = load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"])
     new_tokens = prepare_tokenizer(tokenizer, spec["template"])
     step.join_template(Renderer(tokenizer, spec["template"]).digest, where=args.base)
+    reset = reset_generation(model)
     fit_to_tokenizer(model, tokenizer, new_tokens)
     save_checkpoint(step.folder / "model", model, tokenizer)
     step.add_output("model")
     artifacts.write_jsonl(step.folder / "history.jsonl", [])
     step.add_output("history.jsonl")
     step.report = {"examples": 0, "steps": 0, "new_tokens": len(new_tokens), **source_of(model), **fetched}
+    if reset:
+        step.report["generation_config_reset"] = reset
 
 
 if __name__ == "__main__":

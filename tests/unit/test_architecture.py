@@ -52,12 +52,8 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 IMPORTERS = {
     "matplotlib": {"plotting", "diagnostic_plots", "proxy_plots"},
     "transformers": {
-        "inspection.folders",
-        "reward_models",
-        "checkpoints",
-        "logprobs",
-        "training.engine",
-        "world.checkpoint",
+        *("inspection.folders", "reward_models", "checkpoints", "logprobs", "training.engine", "world.checkpoint"),
+        "judging.plain_transformers",
     },
     "accelerate": {"training.deepspeed", "training.engine", "training.monitor"},
     "peft": {"training.adapters"},
@@ -79,7 +75,7 @@ IMPORTERS = {
     },
     "plotly": {"reporting.page"},
     "yaml": {"config", "exporting.cards", "reporting.citation"},
-    "lm_eval": {"harness.running"},
+    "lm_eval": {"harness.policy", "harness.running"},
     "datasets": {"harness.running", "training.trl"},
     "httpx2": {"judging.client"},
     "sklearn": {"judging.length_control", "judging.alpaca_rate"},

@@ -389,7 +389,10 @@ def test_requests_that_lose_their_beginning_are_counted(run: Callable[..., int],
     rows = [{"text": "Tom plays golf. " * n} for n in (1, 60)]  # 4 and 240 tokens, in a context of 128
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert run("out", spec_of(tasks=["echo"], folder=str(folder)), "--folder", str(folder)) == 0
-    assert artifacts.read_json(tmp_path / "out/manifest.json")["report"] == {"questions": 2, "truncated": 2}
+    assert artifacts.read_json(tmp_path / "out/manifest.json")["report"] == {
+        **{"questions": 2, "truncated": 2, "control_tokens_read": 0},
+        **{"system_turns_dropped": 0, "unusual_dialogues": 0, "generation_config_reset": {}},
+    }
 
 
 # The table
@@ -488,7 +491,15 @@ def test_numbers_are_those_of_the_harness_command_line(
     spec = spec_of(tasks=POCKET_TASKS, world=True, chat_template=chat, few_shot=1, batch=8)
     assert run("ours", spec, "--pocket", str(policy / "pocket_tasks/manifest.json")) == 0
     model = policy / "sft" / "model"
-    arguments = ["-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={model},dtype=float32"]
+    arguments = [
+        "-m",
+        "lm_eval",
+        "run",
+        "--model",
+        "hf",
+        "--model_args",
+        f"pretrained={model},dtype=float32,add_bos_token=True",
+    ]
     arguments += ["--tasks", *POCKET_TASKS, "--include_path", ".", "--num_fewshot", "1", "--batch_size", "8"]
     arguments += ["--device", "cpu", "--output_path", str(tmp_path / "theirs"), "--log_samples"]
     arguments += ["--apply_chat_template"] if chat else []

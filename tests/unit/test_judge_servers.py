@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import random
 import signal
@@ -188,7 +189,40 @@ def test_commands_of_the_known_servers() -> None:
     assert vllm[-2:] == ["--dtype", "bfloat16"]
     assert vllm[vllm.index("--served-model-name") + 1] == "judge7b"
     serve = server_command(keys(kind="transformers", path="/m/j", python="/env/bin/python"), chosen, {}, 99)
-    assert serve[:3] == ["/env/bin/transformers", "serve", "/m/j"]
+    assert serve[0] == "/env/bin/python"
+    assert serve[1].endswith("selfcontrast/judging/plain_transformers.py")
+    assert serve[2:4] == ["serve", "/m/j"]
+    # What a request leaves out is not taken from the checkpoint.
+    assert vllm[vllm.index("--generation-config") + 1] == "vllm"
     assert all(c[c.index("--host") + 1] == "127.0.0.1" and c[c.index("--port") + 1] == "99" for c in (vllm, serve))
     assert wire_model(keys(kind="transformers", path="/m/j"), "judge7b") == "/m/j"
     assert wire_model(keys(kind="vllm", path="/m/j"), "judge7b") == wire_model(None, "judge7b") == "judge7b"
+
+
+LOADED = """
+import json, runpy, sys
+space = runpy.run_path(sys.argv[1])
+space["read_ids_alone"]()
+from transformers import LlamaForCausalLM
+config = LlamaForCausalLM.from_pretrained(sys.argv[2]).generation_config
+print(json.dumps({k: v for k, v in config.to_dict().items() if v is not None and not k.startswith("_")}))
+"""
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_transformers_server_takes_ids_alone_from_the_checkpoint(file: str, tmp_path: Path) -> None:
+    """An old checkpoint has its wishes in config.json. The script runs without this project on its path."""
+    from selfcontrast.world.checkpoint import build_model
+
+    build_model(n_layers=1, width=16, n_heads=2, max_length=64, seed=0).save_pretrained(tmp_path)
+    wishes = {"repetition_penalty": 1.5, "suppress_tokens": [9], "top_k": 3, "do_sample": False, "eos_token_id": [2, 5]}
+    (tmp_path / file).write_text(json.dumps(json.loads((tmp_path / file).read_text()) | wishes))
+    if file == "config.json":
+        (tmp_path / "generation_config.json").unlink()
+    script = ROOT / "selfcontrast/judging/plain_transformers.py"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", LOADED, str(script), str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    found.pop("transformers_version")
+    assert found == {"bos_token_id": 1, "eos_token_id": [2, 5], "pad_token_id": 0, "do_sample": True, "top_k": 0}

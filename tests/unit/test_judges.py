@@ -281,21 +281,9 @@ def test_repeats_without_a_score_take_no_part() -> None:
         None,
         [],
         {},
-        {"choices": []},
-        {"choices": [{}]},
-        {"choices": [{"message": None}]},
-        {"choices": [{"message": {"content": 3}}]},
-        {"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": "many"}},
-        {"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": -1, "completion_tokens": 1}},
-        {
-            "choices": [
-                {
-                    "message": {"content": "x"},
-                    "logprobs": {"content": [{"top_logprobs": [{"token": "m", "logprob": math.nan}]}]},
-                }
-            ]
-        },
-        {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{"top_logprobs": [{"token": "m"}]}]}}]},
+        "[[A]]",
+        {"id": "x", "usage": {"prompt_tokens": 1}},
+        {"choices": [], "error": {"message": "overloaded"}},
         {"error": {"message": "overloaded"}},
     ],
 )

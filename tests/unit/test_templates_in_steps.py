@@ -267,6 +267,21 @@ def test_a_checkpoint_that_has_had_its_sft_passes_with_the_tokens_of_the_templat
     assert chain.pool()["template_sha256"] == encoded["template_sha256"]
 
 
+@pytest.mark.parametrize("has_had_sft", [True, False])
+def test_how_the_base_model_asks_to_be_decoded_is_not_passed_on(has_had_sft: bool, tmp_path: Path) -> None:
+    """Neither to the policies nor to exports. A temperature without do_sample could not even be saved."""
+    chain = Chain(tmp_path, "tokenizer")
+    file = Path(chain.base) / "generation_config.json"
+    wishes = {"repetition_penalty": 1.3, "temperature": 0.6, "suppress_tokens": [5]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | wishes))
+    chain.encode()
+    made = chain.adopt() if has_had_sft else chain.sft()
+    assert made["report"]["generation_config_reset"] == wishes
+    saved = json.loads((tmp_path / "sft/model/generation_config.json").read_text())
+    assert not wishes.keys() & saved.keys()
+    assert saved["eos_token_id"] == 2
+
+
 def test_of_several_processes_one_writes_such_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chain = Chain(tmp_path, "tokenizer")
     chain.encode()

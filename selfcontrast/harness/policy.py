@@ -1,0 +1,206 @@
+"""A policy as lm-evaluation-harness asks it: the token ids that it was trained to read, and its own way of stopping alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from selfcontrast.errors import InputError
+from selfcontrast.escaping import Escaper
+from selfcontrast.records import Message
+from selfcontrast.rendering import Renderer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TRUNCATED, CONTROLS, SYSTEM, UNUSUAL = "truncated", "control_tokens_read", "system_turns_dropped", "unusual_dialogues"
+"""What is counted: requests that lost the beginning of their prompt; requests in plain text with the name of a control
+token, which is read as that token; prompts without their system turn, since the chat template refuses it; prompts whose
+turns are in an order that no training prompt has, which the harness renders."""
+
+
+def stop_ids(renderer: Renderer) -> tuple[int, ...]:
+    """Return the ids that end an answer of a policy: what ends its training targets, as where it is sampled."""
+    return (renderer.response_ids("")[-1],)
+
+
+class Rendered(str):
+    """A prompt that the chat template rendered, which remembers of which turns: its ids cannot be read off its text.
+
+    Attributes:
+        turns: up to the question; () where the harness rendered it by itself.
+        beginning: of the answer, which the task gives; mostly empty.
+        ids: once they were asked for.
+    """
+
+    turns: tuple[Message, ...] = ()
+    beginning: str = ""
+    ids: tuple[int, ...] | None = None
+
+
+class Prompts:
+    """Texts of the harness as token ids: ``Renderer.prompt_ids`` behind a chat template, else plain text with one BOS."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self.renderer = renderer
+        self.first: int | None = renderer.tokenizer.bos_token_id
+        self.bos = self.first  # None for texts that get none
+        self.counts: Counter[str] = Counter(dict.fromkeys((TRUNCATED, CONTROLS, SYSTEM, UNUSUAL), 0))
+        self._escaper = Escaper(renderer.tokenizer)
+
+    def render(self, history: Sequence[Mapping[str, str]], *, is_begun: bool) -> Rendered | None:
+        """Return a dialogue of the harness as a prompt, None if the policy was trained on no dialogue of such turns.
+
+        Args:
+            is_begun: the last turn is the beginning of the answer.
+        """
+        turns = [Message(str(turn["role"]), turn["content"]) for turn in history]
+        beginning = turns.pop().content if is_begun else ""
+        for kept in (turns, turns[1:]) if turns and turns[0].role == "system" else (turns,):
+            try:
+                prompt = Rendered(self.renderer.prompt_text(kept) + beginning)
+            except InputError:
+                continue
+            self.counts[SYSTEM] += len(kept) < len(turns)
+            prompt.turns, prompt.beginning = tuple(kept), beginning
+            return prompt
+        self.counts[UNUSUAL] += 1
+        return None
+
+    def prompt_ids(self, text: str, *, bos: bool = True) -> list[int]:
+        """Return the ids of a prompt.
+
+        Args:
+            bos: plain text starts with BOS, if the tokenizer has one, whatever its post-processor says.
+        """
+        if isinstance(text, Rendered) and text.turns:
+            if text.ids is None:
+                text.ids = (*self.renderer.prompt_ids(text.turns), *self.answer_ids(text.beginning))
+            return list(text.ids)
+        ids = list(self.renderer.tokenizer(text, add_special_tokens=False)["input_ids"])
+        has_bos = self.bos in (ids if isinstance(text, Rendered) else ids[:1])  # a template writes it where it likes
+        return ids if self.bos is None or has_bos or not bos else [self.bos, *ids]
+
+    def pair_ids(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        """Return the ids of a prompt and of an answer whose likelihood is asked for.
+
+        With a chat template both are tokenised apart, as in training. Plain text is tokenised as a whole, then cut, and
+        spaces between the two belong to the answer: the harness' own rule.
+        """
+        if isinstance(prompt, Rendered) and prompt.turns:
+            return self.prompt_ids(prompt), self.answer_ids(answer)
+        stripped = prompt.rstrip()
+        before = self.prompt_ids(stripped)
+        behind = self.prompt_ids(prompt + answer)[len(before) :]
+        # A token that holds the end of the prompt and all of the answer would leave nothing behind the cut.
+        return before, behind or self.prompt_ids(prompt[len(stripped) :] + answer, bos=False)
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Return the ids of a part of an answer; the names of control tokens in it stay text."""
+        return self._escaper.encode([text], lambda texts: texts[0]) if text else []
+
+    def fit(self, ids: Sequence[int], room: int) -> list[int]:
+        """Return a prompt that loses its beginning, if it must, but not its BOS."""
+        if len(ids) <= room:
+            return list(ids)
+        self.counts[TRUNCATED] += 1
+        head = list(ids[: ids.index(self.bos) + 1]) if self.bos in ids else []
+        head = head[: max(room, 0)]
+        return [*head, *ids[len(ids) - (room - len(head)) :]]
+
+    def note(self, texts: Iterable[str]) -> None:
+        """Count the requests in plain text in which the name of a control token is read as that token."""
+        self.counts[CONTROLS] += sum(
+            self._escaper.contains_control([t]) for t in texts if not (isinstance(t, Rendered) and t.turns)
+        )
+
+
+def policy_lm(model: PreTrainedModel, renderer: Renderer, *, batch: int) -> Any:
+    """Return a policy as a model of the harness; ``prompts.counts`` says what happened to its requests.
+
+    The harness' own model encodes as the tokenizer's post-processor says, which training does not read. It also takes BOS
+    away from what it truncates, and ends answers at the tokenizer's EOS alone.
+    """
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    stops = stop_ids(renderer)
+
+    class PolicyLM(HFLM):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.prompts = Prompts(renderer)
+            pad, rows = renderer.tokenizer.pad_token_id, model.get_input_embeddings().weight.shape[0]
+            if pad is None or pad >= rows:  # the harness would add a token, for which the model has no row
+                renderer.tokenizer.pad_token_id = stops[0]
+            super().__init__(pretrained=model, tokenizer=renderer.tokenizer, batch_size=batch)
+
+        @property
+        def eot_token_id(self) -> int:
+            return stops[0]
+
+        @property
+        def prefix_token_id(self) -> int:
+            return stops[0] if self.prompts.first is None else self.prompts.first
+
+        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
+            found = self.prompts.render(chat_history, is_begun=not add_generation_prompt)
+            return (
+                Rendered(super().apply_chat_template(chat_history, add_generation_prompt)) if found is None else found
+            )
+
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+            return self.prompts.prompt_ids(string, bos=add_special_tokens is not False)
+
+        def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+            before, behind = self.prompts.pair_ids(context, continuation)
+            return before or [self.prefix_token_id], behind
+
+        def tok_batch_encode(
+            self, strings: Sequence[str], left_truncate_len: int | None = None, **_: Any
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            """Return ids and attention mask ``(prompts, longest)``, padded on the left."""
+            rows = [self.prompts.prompt_ids(text) or [self.prefix_token_id] for text in strings]
+            rows = [self.prompts.fit(row, left_truncate_len or len(row)) for row in rows]
+            longest, pad = max(map(len, rows)), self.tokenizer.pad_token_id
+            ids = [[pad] * (longest - len(row)) + row for row in rows]
+            mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+            return torch.tensor(ids), torch.tensor(mask)
+
+        def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
+            if skip_special_tokens and isinstance(tokens, list):
+                end = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
+                tokens = tokens[:end]
+            return str(super().tok_decode(tokens, skip_special_tokens=skip_special_tokens))
+
+        def loglikelihood(self, requests: Any, **kwargs: Any) -> Any:
+            self.prompts.note(request.args[0] for request in requests)
+            return super().loglikelihood(requests, **kwargs)
+
+        def generate_until(self, requests: Any, **kwargs: Any) -> Any:
+            self.prompts.note(request.args[0] for request in requests)
+            return super().generate_until(requests, **kwargs)
+
+        def loglikelihood_rolling(self, requests: Any, **kwargs: Any) -> Any:
+            """Return the log-likelihood of whole texts; BOS is what they follow, and no part of them."""
+            self.prompts.note(request.args[0] for request in requests)
+            self.prompts.bos = None
+            try:
+                return super().loglikelihood_rolling(requests, **kwargs)
+            finally:
+                self.prompts.bos = self.prompts.first
+
+        def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> Any:
+            for key, _, said in requests:
+                if not 0 < len(said) <= self.max_length:
+                    raise InputError(
+                        "the likelihood of an answer cannot be computed",
+                        expected=f"1 to {self.max_length} tokens, the model's context",
+                        found=f"{len(said)} tokens: {str(key)[:200]!r}",
+                        remedy="correct the choices of the task, or take a model with a longer context",
+                    )
+            room = self.max_length + 1  # the last token of an answer is read by nobody
+            fitted = [(key, self.prompts.fit(asked, room - len(said)), said) for key, asked, said in requests]
+            return super()._loglikelihood_tokens(fitted, **kwargs)
+
+    return PolicyLM()
