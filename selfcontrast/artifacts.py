@@ -73,10 +73,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def _set_usual_modes(path: Path) -> None:
-    """Give a file, or a folder and all that it holds, the permissions of files and folders that are made by `open` and `mkdir`.
+    """Give a file, or a folder and all that it holds, the permissions of a new file and a new folder.
 
     Libraries that write to a temporary file first, as safetensors does, leave it readable by its owner alone, whatever the
-    umask. What is usual is looked up by making a file: the umask alone does not say it where a folder has a default ACL.
+    umask. What is usual is looked up by making one of each: the umask alone does not say it where a folder has a default ACL.
     """
     probe = path.with_name(f"{path.name}.probe.partial")
     usual = {}

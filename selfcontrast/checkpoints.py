@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from selfcontrast import artifacts
 from selfcontrast.errors import InputError
 from selfcontrast.pins import split_revision
+from selfcontrast.weights import load_whole
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,9 @@ def load_model(
 
     Args:
         quantise: ``nf4`` holds the weights of the linear layers in 4 bits (QLoRA, arXiv 2305.14314), with bitsandbytes.
+
+    Raises:
+        InputError: there is no such checkpoint, or its weights are not those of a causal language model.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -44,25 +48,20 @@ def load_model(
     if quantise == "nf4":
         options["quantization_config"] = _nf4(getattr(torch, dtype))
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name,
-            revision=revision or "main",
-            dtype=getattr(torch, dtype),
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-            **options,
+        model: PreTrainedModel = load_whole(
+            lambda: AutoModelForCausalLM.from_pretrained(
+                name,
+                revision=revision or "main",
+                dtype=getattr(torch, dtype),
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                **options,
+            ),
+            where=path,
+            remedy="name a causal language model, as it was saved, in models.<id>.path; or fetch the checkpoint again",
         )
     except (OSError, ValueError, KeyError) as error:
         raise _cannot_load("causal language model", path, error) from None
-    if missing := sorted(info["missing_keys"]):  # transformers would go on with random ones
-        raise InputError(
-            "the checkpoint is no causal language model: it lacks weights of one",
-            expected=f"all weights of {type(model).__name__}",
-            found=f"{len(missing)} are missing, among them {missing[0]}",
-            where=str(path),
-            remedy="name a causal language model in models.<id>.path, or fetch the checkpoint again",
-        )
     model.eval()
     if quantise != "none":
         return model  # quantised weights are on their device already

@@ -6,6 +6,7 @@ Source: arXiv 2404.00604, section 3. The target itself scores 1.
 from __future__ import annotations
 
 import importlib
+import posixpath
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,16 +14,24 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from selfcontrast.errors import InputError, StepError
+from selfcontrast.hub import names_of_files
 from selfcontrast.pins import split_revision
 from selfcontrast.records import PromptPool
 from selfcontrast.schema import Count, Strict
 from selfcontrast.threads import choose_kernels
+from selfcontrast.weights import load_whole
 
 if TYPE_CHECKING:
     from numpy import ndarray
 
 BLOCK_TEXTS = 16_384
 """Texts whose vectors are held at a time: 64 MiB at 1,024 numbers each."""
+
+POOLER = r"^pooler\."
+"""A layer over the first token that no embedding reads: many models were published without it."""
+
+HEADS = rf"^(cls|lm_head|vocab_\w+|generator_\w+|discriminator_\w+)\.|{POOLER}"
+"""Layers over the encoder that it was pre-trained with, and that no embedding reads."""
 
 
 class Params(Strict):
@@ -102,12 +111,24 @@ def _embedder(params: Params) -> Callable[[Sequence[str]], ndarray]:
                 f"the embedding model's package `{params.package}` is not installed", remedy="run make env"
             ) from None
     name, revision = split_revision(str(folder))
+    _refuse_pickles(str(folder))
     try:
-        model = SentenceTransformer(name, revision=revision, trust_remote_code=params.trust_remote_code)
-    except (OSError, ValueError) as error:
+        model = load_whole(
+            lambda: SentenceTransformer(
+                name,
+                revision=revision,
+                trust_remote_code=params.trust_remote_code,
+                model_kwargs={"use_safetensors": True},
+            ),
+            where=str(folder),
+            remedy="fetch the model again, or take another one",
+            may_lack=POOLER,
+            may_hold=HEADS,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(
             "the embedding model cannot be loaded",
-            found=str(error).split("\n")[0],
+            found=" ".join(str(error).split()),
             where=str(folder),
             remedy="check `model` of the scorer in the study file; where this machine has no network, fetch it before: "
             f"`hf download {name}`",
@@ -123,6 +144,21 @@ def _embedder(params: Params) -> Callable[[Sequence[str]], ndarray]:
         return vectors
 
     return embed
+
+
+def _refuse_pickles(name: str) -> None:
+    """Raise InputError if a part of the model has its weights as a pickled file alone."""
+    files = names_of_files(name) or []
+    safe = {posixpath.dirname(file) for file in files if file.endswith(".safetensors")}
+    pickled = [f for f in files if posixpath.basename(f) == "pytorch_model.bin" and posixpath.dirname(f) not in safe]
+    if pickled:
+        raise InputError(
+            "the embedding model has no weights as safetensors, and pickled weights are not opened",
+            found=", ".join(pickled),
+            where=name,
+            remedy="convert it once, where you trust it, and name the new folder: "
+            f"SentenceTransformer({name!r}).save_pretrained(...)",
+        )
 
 
 def _set_pooling(model: Any, pooling: str, where: str) -> None:
