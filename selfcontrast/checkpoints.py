@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfcontrast import artifacts
 from selfcontrast.errors import InputError
+from selfcontrast.finite import NotFiniteError, name_of_model
 from selfcontrast.pins import split_revision
 from selfcontrast.weights import load_whole
 
@@ -148,7 +149,15 @@ def save_checkpoint(
     *,
     state: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write weights (safetensors), configuration and tokenizer; ``state`` instead of the model's own weights if given."""
+    """Write weights (safetensors), configuration and tokenizer; ``state`` instead of the model's own weights if given.
+
+    Raises:
+        NotFiniteError: a weight is not finite: what is beyond the range of the model's type, or what a training has made so.
+    """
+    for name, weights in (model.state_dict() if state is None else state).items():
+        if weights.is_floating_point() and weights.element_size() > 1 and not weights.isfinite().all():
+            worst = weights[~weights.isfinite()][0].item()
+            raise NotFiniteError(f"a number of the weights `{name}`", worst, model=name_of_model(model))
     with artifacts.atomic(folder) as partial:
         partial.mkdir()
         model.save_pretrained(partial, state_dict=state)

@@ -137,6 +137,11 @@ def with_trained_reward(step: Step, params: Mapping[str, Any], reward: Path | No
     return {**params, "model": str(step.open(reward).path("model")), "trained": None}
 
 
+def model_of_scorer(params: object) -> str:
+    """Return the model behind a scorer, given its parameters, for messages; empty if it has none."""
+    return str(getattr(params, "model", None) or getattr(params, "package", None) or "")
+
+
 def run_step(args: argparse.Namespace, work: Callable[[argparse.Namespace, Step], None]) -> int:
     """Run a step and return its exit code; its manifest is written last, and only if all went well."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

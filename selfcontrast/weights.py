@@ -121,15 +121,15 @@ def _observed(check: Callable[[Any, dict[str, Collection[Any]]], None]) -> Itera
 
     original = PreTrainedModel.__dict__["from_pretrained"]
 
-    def observed(cls: type, *args: Any, output_loading_info: bool = False, **options: Any) -> Any:
+    def observed(cls: Any, /, *args: Any, output_loading_info: bool = False, **options: Any) -> Any:
         # Weights of another shape are then told by name, as the others are, and not by an error of their own.
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, info = original.__func__(cls, *args, **options)
         check(model, info)
         return (model, info) if output_loading_info else model
 
-    PreTrainedModel.from_pretrained = classmethod(observed)  # type: ignore[assignment]
+    PreTrainedModel.from_pretrained = classmethod(observed)
     try:
         yield
     finally:
-        PreTrainedModel.from_pretrained = original  # type: ignore[method-assign]
+        PreTrainedModel.from_pretrained = original

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfcontrast.errors import InputError, SelfContrastError, StepError
+from selfcontrast.finite import NotFiniteError, name_of_model, require_finite
 from selfcontrast.harness.definitions import Definition, check_harness, check_pin, digest, unknown_task
 from selfcontrast.harness.results import describe_task, samples
 from selfcontrast.task_pins import PINS
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -144,7 +146,15 @@ def _counting(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch:
 
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
             self.truncated += sum(len(asked) + len(said) > self.max_length + 1 for _, asked, said in requests)
-            return super()._loglikelihood_tokens(requests, *args, **kwargs)
+            found = super()._loglikelihood_tokens(requests, *args, **kwargs)
+            numbers = [number for number, _ in found]
+            require_finite(
+                numbers, "the log-likelihood of a text", lambda i: _end_of(requests[i][0]), model=name_of_model(model)
+            )
+            return found
+
+        def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
+            return super()._model_generate(context, *args, logits_processor=[FiniteLogits(model, tokenizer)], **kwargs)
 
         def tok_batch_encode(self, strings: Any, *args: Any, **kwargs: Any) -> Any:
             if room := kwargs.get("left_truncate_len"):
@@ -152,6 +162,35 @@ def _counting(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch:
             return super().tok_batch_encode(strings, *args, **kwargs)
 
     return CountingLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+
+
+class FiniteLogits:
+    """What `generate` of transformers calls with the logits of each step: raises NotFiniteError where none is the largest."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Take the model and the tokenizer for messages; the latter's padding stands where an answer has ended."""
+        self._model, self._tokenizer = model, tokenizer
+        self._start: int | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the logits as they are."""
+        self._start = input_ids.shape[1] if self._start is None else self._start
+        has_ended = (input_ids[:, -1] == self._tokenizer.pad_token_id) & (input_ids.shape[1] > self._start)
+        largest = scores.amax(-1)
+        if bad := (~largest.isfinite() & ~has_ended).nonzero()[:, 0].tolist():
+            question = self._tokenizer.decode(input_ids[bad[0], : self._start], skip_special_tokens=True)
+            raise NotFiniteError(
+                f"the largest logit of token {input_ids.shape[1] - self._start + 1} of an answer",
+                largest[bad[0]].item(),
+                of=_end_of((question,)),
+                model=name_of_model(self._model),
+            )
+        return scores
+
+
+def _end_of(texts: Sequence[str | None] | None) -> str:
+    """Return what a question is called in messages: its end, since the beginning may be that of every question."""
+    return f"the question that ends in {str(texts[0])[-80:]!r}" if texts and texts[0] else "a text"
 
 
 @contextlib.contextmanager

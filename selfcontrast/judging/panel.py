@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -56,7 +57,7 @@ def _judged(case: Case, games: list[Game], asked: list[list[Request]], panel: Pa
     module, params = panel.module, panel.params
     verdicts = tuple(
         tuple(
-            module.read(read_reply(replies.raw(r.key)), g, params) if r.key in replies else None
+            _verdict(module.read(read_reply(replies.raw(r.key)), g, params)) if r.key in replies else None
             for g, r in zip(games, row, strict=True)
         )
         for row in asked
@@ -68,6 +69,11 @@ def _judged(case: Case, games: list[Game], asked: list[list[Request]], panel: Pa
         missing = any(r.key not in replies for row in asked for r in row)
         null = NO_ANSWER if not games else NO_REPLY if missing else NO_VERDICT
     return Judged(case, verdicts, score, null, keys, tuple(g.template.name for g in games))
+
+
+def _verdict(read: float | None) -> float | None:
+    """Return a verdict that was read; NaN and infinity are none, and counted as such."""
+    return read if read is not None and math.isfinite(read) else None
 
 
 @dataclass(frozen=True)

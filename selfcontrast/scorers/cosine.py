@@ -6,6 +6,7 @@ Source: arXiv 2404.00604, section 3. The target itself scores 1.
 from __future__ import annotations
 
 import importlib
+import math
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from selfcontrast.errors import InputError, StepError
+from selfcontrast.finite import NotFiniteError
 from selfcontrast.hub import names_of_files
 from selfcontrast.pins import split_revision
-from selfcontrast.records import PromptPool
+from selfcontrast.records import TARGET, PromptPool
 from selfcontrast.schema import Count, Strict
 from selfcontrast.threads import choose_kernels
 from selfcontrast.weights import load_whole
@@ -58,7 +60,10 @@ def score(
     pools: Collection[PromptPool], prompts: Sequence[str], params: Params, counts: Counter[str]
 ) -> list[list[float]]:
     """Return the similarity of every answer to its prompt's target, between -1 and 1, pool by pool."""
-    return list(similarities(pools, _embedder(params)))
+    try:
+        return list(similarities(pools, _embedder(params)))
+    except NotFiniteError as error:
+        raise error.but(model=str(params.model or params.package)) from None
 
 
 def similarities(pools: Iterable[PromptPool], embed: Callable[[Sequence[str]], ndarray]) -> Iterator[list[float]]:
@@ -69,6 +74,9 @@ def similarities(pools: Iterable[PromptPool], embed: Callable[[Sequence[str]], n
 
     Args:
         embed: returns unit vectors, ``(texts, width)``.
+
+    Raises:
+        NotFiniteError: a vector has a number that is not finite.
     """
     import numpy as np
 
@@ -78,7 +86,14 @@ def similarities(pools: Iterable[PromptPool], embed: Callable[[Sequence[str]], n
         )
         vectors = embed(texts)
         row = {text: i for i, text in enumerate(texts)}
+        whole = np.isfinite(vectors).all(1)
         for pool in block:
+            for name, text in (*((a.response_id, a.text) for a in pool.answers), (TARGET, pool.target)):
+                if not whole[row[text]]:
+                    bad = next(x for x in vectors[row[text]].tolist() if not math.isfinite(x))
+                    raise NotFiniteError(
+                        "a number of the embedding", bad, of=f"{name or 'an answer'} of prompt {pool.prompt_id}"
+                    )
             answers = vectors[[row[a.text] for a in pool.answers]].astype("float64")
             target = vectors[row[pool.target]].astype("float64")
             yield np.clip(answers @ target, -1, 1).round(6).tolist()

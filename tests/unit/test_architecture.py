@@ -22,7 +22,7 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 # other. A package is one part: its modules may import each other, except plug-ins, which share only `_private` modules.
 LAYERS = (
     ("__init__", "errors", "seeds", "records", "layout", "progress", "ragged", "energy", "task_pins", "pins"),
-    ("parquet", "threads", "weights"),
+    ("parquet", "threads", "weights", "finite"),
     ("plugins", "artifacts", "joins", "stored_pools", "escaping", "gpu", "slurm", "calibration"),
     ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering", "chunks"),
     ("reward_checks",),
