@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -61,13 +62,33 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its name only if the block ends without an error.
 
     Whoever reads ``path`` sees the old file or the whole new one, also after a kill. The block may make a file or a folder;
-    an old folder is removed before the new one takes its name.
+    an old folder is removed before the new one takes its name. Its permissions are those that the umask
+    gives to any new file.
     """
     with scratch(path) as partial:
         yield partial
+        _set_usual_modes(partial)
         if partial.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(partial, path)
+
+
+def _set_usual_modes(path: Path) -> None:
+    """Give a file, or a folder and all that it holds, the permissions of a new file and a new folder.
+
+    Libraries that write to a temporary file first, as safetensors does, leave it readable by its owner alone, whatever the
+    umask. What is usual is looked up by making one of each: the umask alone does not say it where a folder has a default ACL.
+    """
+    probe = path.with_name(f"{path.name}.probe.partial")
+    usual = {}
+    for is_folder, make in ((False, probe.touch), (True, probe.mkdir)):
+        make()
+        usual[is_folder] = stat.S_IMODE(probe.stat().st_mode)
+        _remove(probe)
+    for place in (path, *path.rglob("*")):
+        mode = usual[place.is_dir()]
+        if not place.is_symlink() and stat.S_IMODE(place.stat().st_mode) != mode:
+            place.chmod(mode)
 
 
 def _remove(path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from selfcontrast import plugins
 from selfcontrast.artifacts import Artifact, files_of, read_table
+from selfcontrast.finite import require_stored
 from selfcontrast.judge_tables import Judgements, read_judgements
 from selfcontrast.layout import Layout
 from selfcontrast.metric_names import shown_metrics
@@ -80,6 +81,10 @@ class Cell:
         place = {p: i for i, p in enumerate(self.prompt_ids)}
         found = np.full((len(place), e.samples + 1), np.nan)  # the target is the last of each row
         has_row = np.zeros(found.shape, dtype=bool)
+        ids = table["prompt_id"]
+        require_stored(
+            table["score"], "a score", lambda i: f"an answer to prompt {ids[i]}", where=f"{arm}, seed {seed}"
+        )
         for prompt_id, response_id, score in zip(*table.values(), strict=True):
             k = e.samples if response_id == TARGET else int(response_id.rsplit(".", 1)[1])
             has_row[place[prompt_id], k] = True

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from selfcontrast import artifacts
 from selfcontrast.errors import InputError
+from selfcontrast.finite import NotFiniteError, name_of_model
 from selfcontrast.inspection.folders import check_damage
 from selfcontrast.pins import split_revision
+from selfcontrast.weights import load_whole
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +39,9 @@ def load_model(
 
     Args:
         quantise: ``nf4`` holds the weights of the linear layers in 4 bits (QLoRA, arXiv 2305.14314), with bitsandbytes.
+
+    Raises:
+        InputError: there is no such checkpoint, or its weights are not those of a causal language model.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -46,25 +51,20 @@ def load_model(
     if quantise == "nf4":
         options["quantization_config"] = _nf4(getattr(torch, dtype))
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name,
-            revision=revision or "main",
-            dtype=getattr(torch, dtype),
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-            **options,
+        model: PreTrainedModel = load_whole(
+            lambda: AutoModelForCausalLM.from_pretrained(
+                name,
+                revision=revision or "main",
+                dtype=getattr(torch, dtype),
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                **options,
+            ),
+            where=path,
+            remedy="name a causal language model, as it was saved, in models.<id>.path; or fetch the checkpoint again",
         )
     except Exception as error:
         raise _cannot_load("causal language model", path, error) from None
-    if missing := sorted(info["missing_keys"]):  # transformers would go on with random ones
-        raise InputError(
-            "the checkpoint is no causal language model: it lacks weights of one",
-            expected=f"all weights of {type(model).__name__}",
-            found=f"{len(missing)} are missing, among them {missing[0]}",
-            where=str(path),
-            remedy="name a causal language model in models.<id>.path, or fetch the checkpoint again",
-        )
     model.eval()
     if quantise != "none":
         return model  # quantised weights are on their device already
@@ -190,7 +190,15 @@ def save_checkpoint(
     *,
     state: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write weights (safetensors), configuration and tokenizer; ``state`` instead of the model's own weights if given."""
+    """Write weights (safetensors), configuration and tokenizer; ``state`` instead of the model's own weights if given.
+
+    Raises:
+        NotFiniteError: a weight is not finite: what is beyond the range of the model's type, or what a training has made so.
+    """
+    for name, weights in (model.state_dict() if state is None else state).items():
+        if weights.is_floating_point() and weights.element_size() > 1 and not weights.isfinite().all():
+            worst = weights[~weights.isfinite()][0].item()
+            raise NotFiniteError(f"a number of the weights `{name}`", worst, model=name_of_model(model))
     with artifacts.atomic(folder) as partial:
         partial.mkdir()
         model.save_pretrained(partial, state_dict=state)

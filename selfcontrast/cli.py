@@ -163,6 +163,11 @@ def commit_of(step: Step, fetched: Path | None) -> dict[str, str]:
     return {} if fetched is None else {"base_commit": str(step.open(fetched).manifest["report"]["commit"])}
 
 
+def model_of_scorer(params: object) -> str:
+    """Return the model behind a scorer, given its parameters, for messages; empty if it has none."""
+    return str(getattr(params, "model", None) or getattr(params, "package", None) or "")
+
+
 def run_step(args: argparse.Namespace, work: Callable[[argparse.Namespace, Step], None]) -> int:
     """Run a step and return its exit code; its manifest is written last, and only if all went well."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selfcontrast.finite import NotFiniteError, name_of_model
 from selfcontrast.lm_head import logits_of
 from selfcontrast.logprobs import PromptPass, Tokens, run_prompts
 from selfcontrast.sampling import Sampled, Sampling
@@ -40,7 +41,10 @@ class HuggingFaceSampler:
         eos_ids: frozenset[int],
     ) -> list[list[Sampled]]:
         """Return the responses; see ``sample_batch``."""
-        return sample_batch(self.model, prompts, seeds, sampling, eos_ids=eos_ids)
+        try:
+            return sample_batch(self.model, prompts, seeds, sampling, eos_ids=eos_ids)
+        except NotFiniteError as error:
+            raise error.but(model=name_of_model(self.model)) from None
 
     def close(self) -> None:
         """Do nothing: the model runs in this process."""
@@ -58,12 +62,15 @@ def sample_batch(
     """Return ``len(seeds[i])`` responses to each ``prompts[i]``; response ``(i, j)`` draws from the stream ``seeds[i][j]``.
 
     A response ends with the first token of ``eos_ids``, which is kept, or where its room ends.
+
+    Raises:
+        NotFiniteError: the model gives no likeliest token; its ``row`` is the prompt.
     """
     rows = torch.tensor([i for i, s in enumerate(seeds) for _ in s], device=model.device)
     rooms = [sampling.room(p) for p, row in zip(prompts, seeds, strict=True) for _ in row]
     uniforms = _streams([s for row in seeds for s in row], max(rooms))
     prompt = run_prompts(model, prompts).expand(rows)
-    tokens = _decode(model, prompt, uniforms, rooms, sampling, eos_ids)
+    tokens = _decode(model, prompt, uniforms, rooms, sampling, eos_ids, owners=rows.tolist())
     flat = iter([Sampled(ids, "stop" if ids[-1] in eos_ids else "length") for ids in tokens])
     return [[next(flat) for _ in row] for row in seeds]
 
@@ -81,6 +88,8 @@ def _decode(
     rooms: Sequence[int],
     sampling: Sampling,
     eos_ids: frozenset[int],
+    *,
+    owners: Sequence[int],
 ) -> list[list[int]]:
     n_rows, n_steps = uniforms.shape
     tokens: list[list[int]] = [[] for _ in range(n_rows)]
@@ -90,6 +99,7 @@ def _decode(
     cache = prompt.cache
     for step in range(n_steps):
         logits = logits_of(model, hidden)
+        _check_logits(logits, running, [owners[i] for i in alive], step)
         drawn = _draw(logits, uniforms[alive, step].to(logits.device), sampling)
         for row, token in enumerate(drawn.tolist()):
             if running[row]:
@@ -113,6 +123,18 @@ def _decode(
         )
         hidden = out.last_hidden_state[:, -1]
     return tokens
+
+
+def _check_logits(logits: Tensor, running: Tensor, owners: Sequence[int], step: int) -> None:
+    """Raise NotFiniteError if a response that still runs has no likeliest token.
+
+    Single logits of minus infinity are as good as any: tokens that the model never writes.
+    """
+    largest = logits.amax(-1)  # NaN if one of them is
+    if bad := (~largest.isfinite().cpu() & running).nonzero()[:, 0].tolist():
+        raise NotFiniteError(
+            f"the largest logit of token {step + 1} of an answer", largest[bad[0]].item(), row=owners[bad[0]]
+        )
 
 
 def _draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:

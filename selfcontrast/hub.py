@@ -64,7 +64,7 @@ def model_folder(name: str) -> Path:
 
 
 def names_of_files(name: str) -> list[str] | None:
-    """Return the files of a checkpoint, a folder or a hub id; None where neither the cache nor the hub can tell them all.
+    """Return the paths of a checkpoint's files, a folder's or a hub id's; None where neither cache nor hub can tell them.
 
     The cache may hold a part: it is believed if it has weights.
     """
@@ -73,10 +73,10 @@ def names_of_files(name: str) -> list[str] | None:
 
     repo, revision = split_revision(name)
     if Path(repo).is_dir():
-        return sorted(p.name for p in Path(repo).iterdir())
+        return _files_below(Path(repo))
     try:
         folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-        cached = sorted(p.name for p in folder.iterdir())
+        cached = _files_below(folder)
         if any(file.endswith(WEIGHTS) for file in cached):
             return cached
     except (hub_errors.LocalEntryNotFoundError, hub_errors.HFValidationError, OSError):
@@ -229,8 +229,12 @@ def _explained(what: str, where: str, *, repo: str, revision: str) -> Iterator[N
 
 def _matching(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
     """Return the files of a snapshot that match: its folder may hold others, fetched earlier."""
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    names = _files_below(folder)
     return {name: folder / name for name in names if any(fnmatch(name, pattern) for pattern in patterns)}
+
+
+def _files_below(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from selfcontrast.finite import require_stored
 from selfcontrast.records import TARGET, Answer, PromptPool
 from selfcontrast.texts import is_blank
 
@@ -89,7 +90,13 @@ class Scores:
 
 
 def scores_of(pool: Pool, table: Mapping[str, Sequence[Any]]) -> Scores:
-    """Return the columns of scores.parquet in the order of the pool; NaN for a null or a missing row."""
+    """Return the columns of scores.parquet in the order of the pool; NaN for a null or a missing row.
+
+    Raises:
+        InputError: a score is not finite.
+    """
+    keys = [f"{r} of prompt {p}" for p, r in zip(table["prompt_id"], table["response_id"], strict=True)]
+    require_stored(table["score"], "a score", lambda i: keys[i], where="scores.parquet of the pool")
     responses, targets = np.full(len(pool.text), np.nan), np.full(len(pool.prompt_ids), np.nan)
     for prompt_id, response_id, score in zip(table["prompt_id"], table["response_id"], table["score"], strict=True):
         if score is None:

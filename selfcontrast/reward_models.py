@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +11,7 @@ from selfcontrast.errors import InputError
 from selfcontrast.inspection.folders import check_damage
 from selfcontrast.records import Message
 from selfcontrast.threads import choose_kernels
+from selfcontrast.weights import COMPUTED, OUTPUT_LAYER, check_names, load_whole
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +26,13 @@ VALUE_HEAD = "v_head.weight"
 PREFIXES = ("transformer.", "model.")
 """Prefixes of the transformer's weights beside a value head."""
 
+UNREAD = f"{OUTPUT_LAYER}|{COMPUTED}"
+"""Weights beside a value head that no reward depends on."""
+
 TRAINED_TEMPLATE = "tokenizer"
 """Template of the reward models that a study trains: that of the SFT model is in the tokenizer they are saved with."""
+
+OTHER_LAYOUT = "check `model` and `layout` of the scorer; docs/reward-models.md says what each layout holds"
 
 ReadReward = Callable[["Tensor", "Tensor"], "Tensor"]
 """Token ids and mask, ``(rows, tokens)``, padded on the right; to rewards, ``(rows,)``."""
@@ -57,7 +64,7 @@ def load_reward_model(folder: Path, layout: Layout, *, dtype: str, trust_remote_
             f"no reward model of the layout `{layout}` can be loaded",
             found=str(error).strip().split("\n")[0],
             where=str(folder),
-            remedy="check `model` and `layout` of the scorer; docs/reward-models.md says what each layout holds",
+            remedy=OTHER_LAYOUT,
         ) from None
     backbone, head = backbone.to(device).eval(), head.to(device).eval()
 
@@ -73,8 +80,12 @@ def load_reward_model(folder: Path, layout: Layout, *, dtype: str, trust_remote_
 def _load_classifier(folder: Path, dtype: torch.dtype, code: bool) -> tuple[PreTrainedModel, nn.Module]:
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(
-        str(folder), dtype=dtype, trust_remote_code=code, use_safetensors=True
+    model: PreTrainedModel = load_whole(
+        lambda: AutoModelForSequenceClassification.from_pretrained(
+            str(folder), dtype=dtype, trust_remote_code=code, use_safetensors=True
+        ),
+        where=folder,
+        remedy=OTHER_LAYOUT,
     )
     if model.config.num_labels != 1:
         raise ValueError(f"the classifier has {model.config.num_labels} labels; a reward model has one")
@@ -99,11 +110,21 @@ def _load_value_head(folder: Path, dtype: torch.dtype, code: bool) -> tuple[PreT
     vector = weights.pop(VALUE_HEAD).reshape(1, -1).to(dtype)
     config = AutoConfig.from_pretrained(str(folder), trust_remote_code=code)
     backbone = AutoModel.from_config(config, trust_remote_code=code, dtype=dtype)
+    wanted = backbone.state_dict()
     named = {_without_prefix(name): tensor for name, tensor in weights.items()}
-    wanted = backbone.state_dict().keys()
-    if missing := sorted(wanted - named.keys()):
-        raise ValueError(f"{len(missing)} weights are missing, among them {missing[0]}")
-    backbone.load_state_dict({name: named[name] for name in wanted})
+    named = {name: tensor for name, tensor in named.items() if name in wanted or not re.search(UNREAD, name)}
+    shapes = {name: (tuple(named[name].shape), tuple(wanted[name].shape)) for name in wanted.keys() & named.keys()}
+    check_names(
+        type(backbone).__name__,
+        missing=wanted.keys() - named.keys(),
+        unexpected=named.keys() - wanted.keys(),
+        mismatched={name: (there, here) for name, (there, here) in shapes.items() if there != here},
+        where=folder,
+        remedy=OTHER_LAYOUT,
+    )
+    if vector.shape[1] != config.get_text_config().hidden_size:
+        raise ValueError(f"`{VALUE_HEAD}` has {vector.shape[1]} numbers for a width of {config.hidden_size}")
+    backbone.load_state_dict(named)
     head = torch.nn.Linear(vector.shape[1], 1, bias=False, dtype=dtype)
     head.weight.data.copy_(vector)
     return backbone, head
@@ -148,13 +169,19 @@ def new_reward_model(folder: Path, *, pad_id: int, trust_remote_code: bool, seed
     from transformers import AutoModelForSequenceClassification
 
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            str(folder),
-            num_labels=1,
-            pad_token_id=pad_id,
-            dtype=torch.float32,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
+        model: PreTrainedModel = load_whole(
+            lambda: AutoModelForSequenceClassification.from_pretrained(
+                str(folder),
+                num_labels=1,
+                pad_token_id=pad_id,
+                dtype=torch.float32,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+            ),
+            where=folder,
+            remedy="take another SFT model",
+            may_lack=r"^score\.",
+            may_hold=OUTPUT_LAYER,
         )
         head = model.score.weight
     except (OSError, ValueError, KeyError, AttributeError) as error:

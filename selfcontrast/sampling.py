@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from selfcontrast.chunks import Chunks
+from selfcontrast.finite import NotFiniteError
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,9 @@ class Sampler(Protocol):
 
         A response ends with the first token of ``eos_ids``, which is kept, or where its room ends. Equal
         calls give equal responses, whatever was sampled in between.
+
+        Raises:
+            NotFiniteError: the model cannot say what comes next; its ``row`` is the prompt.
         """
 
     def close(self) -> None:
@@ -111,6 +115,7 @@ class Request:
         seed_of: random stream of response j to the prompt with index i.
         prompts_per_batch: prompts whose responses are sampled together. Shards are divided by batches: a pool that
             asks several times about the same prompts must ask with the same number.
+        name_of: what the prompt with index i is called in messages.
     """
 
     n: int
@@ -118,6 +123,7 @@ class Request:
     sampling: Sampling
     eos_ids: frozenset[int]
     prompts_per_batch: int
+    name_of: Callable[[int], str] = "prompt {}".format
 
 
 def sample_shard(
@@ -134,6 +140,9 @@ def sample_shard(
     Args:
         sampler: called for each batch that has to be sampled, and for no other.
         chunks: where finished batches are kept, so that an interruption costs one batch at most.
+
+    Raises:
+        NotFiniteError: the model cannot say what comes next.
     """
     batches = plan_batches([len(p) for p in prompts], prompts_per_batch=request.prompts_per_batch)
     mine = range((shard - 1) * len(batches) // shards, shard * len(batches) // shards)
@@ -146,7 +155,10 @@ def sample_shard(
         answers = None if chunks is None else _stored(chunks, name)
         n_stored += answers is not None
         if answers is None:
-            rows = sampler().sample(*asked, request.sampling, eos_ids=request.eos_ids)
+            try:
+                rows = sampler().sample(*asked, request.sampling, eos_ids=request.eos_ids)
+            except NotFiniteError as error:
+                raise error if error.row is None else error.but(of=request.name_of(batch[error.row])) from None
             answers = [answer for row in rows for answer in row]
             if chunks is not None:
                 chunks.store(name, {"ids": [a.ids for a in answers], "finish": [a.finish for a in answers]})

@@ -6,12 +6,14 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from selfcontrast import parquet
 from selfcontrast.errors import InputError
+from selfcontrast.finite import require_stored
 from selfcontrast.records import TARGET, Answer, PromptPool
 
 
@@ -41,7 +43,7 @@ class StoredPools:
         """Yield the pool of each prompt.
 
         Raises:
-            InputError: a response has no score, or a table is not in the order of the prompts.
+            InputError: a response has no score or one that is not finite, or a table is not in the order of the prompts.
         """
         answers = by_prompt(self.prompt_ids, self.responses, ("response_id", "text"))
         scores: Iterable[Any] = itertools.repeat(None, len(self))
@@ -55,10 +57,18 @@ class StoredPools:
                     where=str(self.scores),
                     remedy="delete the scores and run snakemake again",
                 )
+            if score is not None:
+                require_stored(
+                    score.values(), "a score", partial(_name, prompt_id, list(score)), where=str(self.scores)
+                )
             mine = [Answer(r, text, None if score is None else score[r]) for r, text in rows]
             if self.with_target:
                 mine.append(Answer(TARGET, target))
             yield PromptPool(prompt_id, target, tuple(mine))
+
+
+def _name(prompt_id: str, response_ids: Sequence[str], place: int) -> str:
+    return f"{response_ids[place]} of prompt {prompt_id}"
 
 
 def by_prompt(prompt_ids: Iterable[str], path: Path, columns: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:

@@ -11,12 +11,14 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfcontrast import artifacts
 from selfcontrast.errors import StepError
+from selfcontrast.finite import require_finite
 from selfcontrast.sampling import Sampled, Sampling, Tokens
 
 if TYPE_CHECKING:
@@ -130,7 +132,7 @@ class VllmSampler:
                 stop_token_ids=sorted(eos_ids),
                 ignore_eos=True,  # other than those
                 detokenize=False,
-                logprobs=0 if self.with_logps else None,
+                logprobs=0,  # of the token that was drawn: the only sign that logits were not finite
             )
             for prompt, row in zip(prompts, seeds, strict=True)
             for seed in row
@@ -139,8 +141,20 @@ class VllmSampler:
             # What an earlier batch left behind would change which tokens are computed together, and so roundings.
             self.llm.reset_prefix_cache()
             outputs = self.llm.generate(requests, params, use_tqdm=False)
-        flat = iter([_sampled(output) for output in outputs])
+        owners = [i for i, row in enumerate(seeds) for _ in row]
+        flat = iter([self._sampled(output, owner) for output, owner in zip(outputs, owners, strict=True)])
         return [[next(flat) for _ in row] for row in seeds]
+
+    def _sampled(self, output: RequestOutput, owner: int) -> Sampled:
+        answer = _sampled(output)
+        require_finite(
+            answer.logps or (),
+            "the log-probability of a token that was drawn",
+            f"prompt {owner} of a batch",
+            model=f"{self.folder}, in {self.settings['engine']['dtype']}, by vLLM",
+            row=owner,
+        )
+        return answer if self.with_logps else replace(answer, logps=None)
 
     def close(self) -> None:
         """End vLLM's worker processes: they outlive a step, which ends without Python's own tidying up (``cli.leave``)."""
@@ -167,10 +181,9 @@ def _sampled(output: RequestOutput) -> Sampled:
             found=str(answer.finish_reason),
             remedy="read its messages above; run snakemake again",
         )
-    logps = None
-    if answer.logprobs is not None:
-        logps = [at[token].logprob for at, token in zip(answer.logprobs, ids, strict=True)]
-    return Sampled(ids, answer.finish_reason, logps)
+    return Sampled(
+        ids, answer.finish_reason, [at[token].logprob for at, token in zip(answer.logprobs, ids, strict=True)]
+    )
 
 
 def _import_vllm() -> Any:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from selfcontrast.errors import InputError
 from selfcontrast.escaping import Escaper
+from selfcontrast.finite import NotFiniteError, name_of_model, require_finite
 from selfcontrast.records import Message
 from selfcontrast.rendering import Renderer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TRUNCATED, CONTROLS, SYSTEM, UNUSUAL = "truncated", "control_tokens_read", "system_turns_dropped", "unusual_dialogues"
 """What is counted: requests that lost the beginning of their prompt; requests in plain text with the name of a control
@@ -201,6 +203,44 @@ def policy_lm(model: PreTrainedModel, renderer: Renderer, *, batch: int) -> Any:
                     )
             room = self.max_length + 1  # the last token of an answer is read by nobody
             fitted = [(key, self.prompts.fit(asked, room - len(said)), said) for key, asked, said in requests]
-            return super()._loglikelihood_tokens(fitted, **kwargs)
+            found = super()._loglikelihood_tokens(fitted, **kwargs)
+            numbers = [number for number, _ in found]
+            require_finite(
+                numbers, "the log-likelihood of a text", lambda i: _end_of(requests[i][0]), model=name_of_model(model)
+            )
+            return found
+
+        def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
+            finite = FiniteLogits(model, renderer.tokenizer)
+            return super()._model_generate(context, *args, logits_processor=[finite], **kwargs)
 
     return PolicyLM()
+
+
+class FiniteLogits:
+    """What `generate` of transformers calls with the logits of each step: raises NotFiniteError where none is the largest."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Take the model and the tokenizer for messages; the latter's padding stands where an answer has ended."""
+        self._model, self._tokenizer = model, tokenizer
+        self._start: int | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the logits as they are."""
+        self._start = input_ids.shape[1] if self._start is None else self._start
+        has_ended = (input_ids[:, -1] == self._tokenizer.pad_token_id) & (input_ids.shape[1] > self._start)
+        largest = scores.amax(-1)
+        if bad := (~largest.isfinite() & ~has_ended).nonzero()[:, 0].tolist():
+            question = self._tokenizer.decode(input_ids[bad[0], : self._start], skip_special_tokens=True)
+            raise NotFiniteError(
+                f"the largest logit of token {input_ids.shape[1] - self._start + 1} of an answer",
+                largest[bad[0]].item(),
+                of=_end_of((question,)),
+                model=name_of_model(self._model),
+            )
+        return scores
+
+
+def _end_of(texts: Sequence[str | None] | None) -> str:
+    """Return what a question is called in messages: its end, since the beginning may be that of every question."""
+    return f"the question that ends in {str(texts[0])[-80:]!r}" if texts and texts[0] else "a text"

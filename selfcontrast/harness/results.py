@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from selfcontrast.finite import require_finite
 from selfcontrast.harness.definitions import Definition
 
 
@@ -25,11 +27,14 @@ def describe_task(name: str, found: Mapping[str, Any], definition: Definition) -
         "questions": sum(int(c["effective"]) for c in counts),
         "questions_there": sum(int(c["original"]) for c in counts),
         "questions_sha256": question_hash([row for part in parts for row in found["samples"][part]]),
-        "metrics": metrics(found["results"][name]),
+        "metrics": metrics(found["results"][name], name),
     }
     if parts != [name]:
         kept["parts"] = {
-            part: {"questions": int(found["n-samples"][part]["effective"]), "metrics": metrics(found["results"][part])}
+            part: {
+                "questions": int(found["n-samples"][part]["effective"]),
+                "metrics": metrics(found["results"][part], part),
+            }
             for part in parts
         }
     return kept
@@ -43,15 +48,20 @@ def leaves(name: str, found: Mapping[str, Any]) -> list[str]:
     return sorted({leaf for child in children for leaf in leaves(child, found)})
 
 
-def metrics(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the metrics of a task, each with its filter, value and standard error; None where there is none."""
+def metrics(numbers: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the metrics of a task, each with its filter, value and standard error; None where there is none.
+
+    Raises:
+        NotFiniteError: a value is not finite.
+    """
     kept = []
     for key, value in numbers.items():
         metric, comma, chosen = key.partition(",")
         if not comma or metric.endswith("_stderr") or isinstance(value, str):
             continue
         error = numbers.get(f"{metric}_stderr,{chosen}")
-        stderr = None if error is None or isinstance(error, str) else float(error)
+        stderr = None if error is None or isinstance(error, str) or not math.isfinite(error) else float(error)
+        require_finite([float(value)], f"the metric `{key}` of a benchmark", f"of the task {name}")
         kept.append({"metric": metric, "filter": chosen, "value": float(value), "stderr": stderr})
     return kept
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -76,10 +77,15 @@ def _read(request: Request, game: Game, panel: Panel, replies: Replies) -> tuple
     why = why_no_verdict(reply, request)
     if why and not (why == CUT and panel.module.NEEDS_LOGPROBS):
         return None, why
-    verdict = panel.module.read(reply, game, panel.params)
+    verdict = _verdict(panel.module.read(reply, game, panel.params))
     if verdict is not None:
         return verdict, ""
     return None, NO_VERDICT if reply.text.strip() else EMPTY
+
+
+def _verdict(read: float | None) -> float | None:
+    """Return a verdict that was read; NaN and infinity are none, and counted as such."""
+    return read if read is not None and math.isfinite(read) else None
 
 
 @dataclass(frozen=True)

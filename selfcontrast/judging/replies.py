@@ -38,7 +38,7 @@ class Replies:
         self._pending: list[tuple[bytes, asyncio.Future[tuple[int, int]]]] = []
         self._committing: asyncio.Task[None] | None = None
         self._n_sent = 0
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._read()

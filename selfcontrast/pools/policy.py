@@ -44,6 +44,7 @@ def respond(
         sampling=Sampling.within(params.max_new_tokens, params.temperature, params.top_p, context.max_length),
         eos_ids=frozenset([int(context.renderer.tokenizer.eos_token_id)]),
         prompts_per_batch=max(1, params.batch_responses // params.n_responses),
+        name_of=lambda i: f"prompt {prompts[i].prompt_id}",
     )
     ids = [p.prompt_ids for p in prompts]
     sampled = sample_shard(ids, request, context.sampler, shard=shard, shards=shards, chunks=context.chunks)

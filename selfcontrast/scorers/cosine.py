@@ -9,6 +9,8 @@ Source: arXiv 2404.00604, section 3. The target itself scores 1.
 from __future__ import annotations
 
 import importlib
+import math
+import posixpath
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +21,15 @@ from pydantic import Field
 
 from selfcontrast import cuts
 from selfcontrast.errors import InputError, StepError
+from selfcontrast.finite import NotFiniteError
+from selfcontrast.hub import names_of_files
 from selfcontrast.inspection.folders import check_damage
 from selfcontrast.pins import split_revision
 from selfcontrast.records import TARGET, PromptPool
 from selfcontrast.schema import Count, Strict
 from selfcontrast.scorers._reading import Reading, reading_of
 from selfcontrast.threads import choose_kernels
+from selfcontrast.weights import load_whole
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -34,6 +39,12 @@ CHECKPOINT = "embedder"
 
 BLOCK_TEXTS = 16_384
 """Texts whose vectors are held at a time: 64 MiB at 1,024 numbers each."""
+
+POOLER = r"^pooler\."
+"""A layer over the first token that no embedding reads: many models were published without it."""
+
+HEADS = rf"^(cls|lm_head|vocab_\w+|generator_\w+|discriminator_\w+)\.|{POOLER}"
+"""Layers over the encoder that it was pre-trained with, and that no embedding reads."""
 
 
 class Params(Strict):
@@ -81,11 +92,13 @@ def score(
 ) -> list[list[float]]:
     """Return the similarity of every answer to its prompt's target, between -1 and 1, pool by pool."""
     model = embedder(params)
-    if model.reading is None:
-        return list(similarities(pools, model.embed))
-    seen = CutTexts(model.reading)
-    found = list(similarities(seen.watch(pools), model.embed))
-    seen.report(counts)
+    seen = None if model.reading is None else CutTexts(model.reading)
+    try:
+        found = list(similarities(pools if seen is None else seen.watch(pools), model.embed))
+    except NotFiniteError as error:
+        raise error.but(model=str(params.model or params.package)) from None
+    if seen is not None:
+        seen.report(counts)
     return found
 
 
@@ -140,6 +153,9 @@ def similarities(pools: Iterable[PromptPool], embed: Callable[[Sequence[str]], n
 
     Args:
         embed: returns unit vectors, ``(texts, width)``.
+
+    Raises:
+        NotFiniteError: a vector has a number that is not finite.
     """
     import numpy as np
 
@@ -149,7 +165,14 @@ def similarities(pools: Iterable[PromptPool], embed: Callable[[Sequence[str]], n
         )
         vectors = embed(texts)
         row = {text: i for i, text in enumerate(texts)}
+        whole = np.isfinite(vectors).all(1)
         for pool in block:
+            for name, text in (*((a.response_id, a.text) for a in pool.answers), (TARGET, pool.target)):
+                if not whole[row[text]]:
+                    bad = next(x for x in vectors[row[text]].tolist() if not math.isfinite(x))
+                    raise NotFiniteError(
+                        "a number of the embedding", bad, of=f"{name or 'an answer'} of prompt {pool.prompt_id}"
+                    )
             answers = vectors[[row[a.text] for a in pool.answers]].astype("float64")
             target = vectors[row[pool.target]].astype("float64")
             yield np.clip(answers @ target, -1, 1).round(6).tolist()
@@ -182,15 +205,27 @@ def embedder(params: Params) -> Embedder:
                 f"the embedding model's package `{params.package}` is not installed", remedy="run make env"
             ) from None
     name, revision = split_revision(str(folder))
+    _refuse_pickles(str(folder))
     try:
-        model = SentenceTransformer(name, revision=revision, trust_remote_code=params.trust_remote_code)
+        model = load_whole(
+            lambda: SentenceTransformer(
+                name,
+                revision=revision,
+                trust_remote_code=params.trust_remote_code,
+                model_kwargs={"use_safetensors": True},
+            ),
+            where=str(folder),
+            remedy="fetch the model again, or take another one",
+            may_lack=POOLER,
+            may_hold=HEADS,
+        )
     except Exception as error:
         check_damage(Path(name), "embedder")
-        if not isinstance(error, OSError | ValueError | KeyError | ImportError):
+        if not isinstance(error, OSError | ValueError | KeyError | ImportError | RuntimeError):
             raise
         raise InputError(
             "the embedding model cannot be loaded",
-            found=str(error).split("\n")[0],
+            found=" ".join(str(error).split()),
             where=str(folder),
             remedy="check `model` of the scorer in the study file; where this machine has no network, fetch it before: "
             "`snakemake --until fetch`",
@@ -231,6 +266,21 @@ def in_pieces(embed: Callable[[Sequence[str]], ndarray], reading: Reading) -> Ca
         return np.array(found)
 
     return embed_whole
+
+
+def _refuse_pickles(name: str) -> None:
+    """Raise InputError if a part of the model has its weights as a pickled file alone."""
+    files = names_of_files(name) or []
+    safe = {posixpath.dirname(file) for file in files if file.endswith(".safetensors")}
+    pickled = [f for f in files if posixpath.basename(f) == "pytorch_model.bin" and posixpath.dirname(f) not in safe]
+    if pickled:
+        raise InputError(
+            "the embedding model has no weights as safetensors, and pickled weights are not opened",
+            found=", ".join(pickled),
+            where=name,
+            remedy="convert it once, where you trust it, and name the new folder: "
+            f"SentenceTransformer({name!r}).save_pretrained(...)",
+        )
 
 
 def _set_pooling(model: Any, pooling: str, where: str) -> None:

@@ -146,6 +146,7 @@ def _sample(
             sampling=Sampling(spec["max_new_tokens"], temperature, spec["top_p"]),
             eos_ids=frozenset([eos_id]),
             prompts_per_batch=spec["batch_responses"],
+            name_of=lambda i, ids=ids: f"question {ids[i]}",  # type: ignore[misc]
         )
         sampled = sample_shard([prompts[i] for i in ids], request, policy.sampler)
         found |= {ids[k]: answers[0] for k, answers in sampled.items()}

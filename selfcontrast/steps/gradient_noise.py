@@ -13,6 +13,7 @@ from pathlib import Path
 
 from selfcontrast import cli
 from selfcontrast.errors import InputError
+from selfcontrast.finite import name_of_model, require_finite
 from selfcontrast.seeds import derive_seed
 from selfcontrast.threads import use_threads
 
@@ -69,6 +70,12 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
             )
             for i in taken
         ]
+    )
+    require_finite(
+        gradients.sum((1, 2), dtype=np.float64).tolist(),
+        "the sum of the gradients of its pairs",
+        lambda row: f"prompt {split['prompt_id'][taken[row]]}",
+        model=name_of_model(model),
     )
     curve = variance_curve(gradients, n_resamples=RESAMPLES, seed=derive_seed(spec["seed"], "bootstrap"))
     rows = len(curve["n"])

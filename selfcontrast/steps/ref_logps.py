@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfcontrast import artifacts, cli, joins
+from selfcontrast.finite import name_of_model, require_finite
 from selfcontrast.records import ELSEWHERE, TARGET, training_column
 from selfcontrast.threads import use_threads
 
@@ -80,6 +81,12 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
             found = token_logps(model, [prompts[p].tolist() for p in batch], tokens, sharing=sharing).split()
             logps = iter(v.cpu().numpy() for v in found)
             values |= {p: [next(logps) for _ in answers] for p, answers in zip(batch, texts, strict=True)}
+            for p in batch:
+                names = [TARGET, ELSEWHERE, *(response_ids[i] for i in rows[p])]
+                for name, numbers in zip(names, values[p], strict=True):
+                    if not np.isfinite(numbers).all():
+                        whose = f"{name} of prompt {prompt_ids[p]}"
+                        require_finite(numbers, "the log-probability of a token", whose, model=name_of_model(model))
     with step.table_writer("shard.parquet", ("prompt_id", "response_id", "logp", "token_logps")) as writer:
         for p in sorted(values):
             writer.write(

@@ -57,6 +57,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         sampling=Sampling.within(spec["max_new_tokens"], spec["temperature"], spec["top_p"], spec.get("max_length", 0)),
         eos_ids=frozenset([int(renderer.tokenizer.eos_token_id)]),
         prompts_per_batch=max(1, spec["batch_responses"] // spec["samples"]),
+        name_of=lambda i: f"prompt {ids[i]}",
     )
     with Policy(step, folder, loading=loading, gpus=args.gpus) as policy:
         chunks = policy.chunks()

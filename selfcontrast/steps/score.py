@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from selfcontrast import cli, plugins
+from selfcontrast.finite import finite_scores
 from selfcontrast.records import TARGET
 from selfcontrast.stored_pools import StoredPools, by_prompt
 
@@ -43,7 +44,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     scorer = plugins.load("scorers", spec["kind"])
     counts: Counter[str] = Counter()
     params = scorer.Params(**cli.with_own_model(step, spec["params"], args))
-    scores = scorer.score(pools, split["prompt"], params, counts)
+    found = scorer.score(pools, split["prompt"], params, counts)
+    scores = finite_scores(pools, found, scorer=spec["kind"], model=cli.model_of_scorer(params))
     n_responses = 0
     texts: set[bytes] = set()
     answers = by_prompt(split["prompt_id"], responses, ["response_id", "text"])
@@ -55,7 +57,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
             for prompt_id, mine, numbers in some:
                 table["prompt_id"] += [prompt_id] * len(numbers)
                 table["response_id"] += [*(response_id for response_id, _ in mine), TARGET]
-                table["score"] += map(float, numbers)
+                table["score"] += numbers
                 n_responses += len(mine)
                 texts.update(_fingerprint(text) for _, text in mine)
             writer.write(table)

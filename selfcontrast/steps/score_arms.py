@@ -14,6 +14,7 @@ from typing import Any
 
 from selfcontrast import artifacts, cli, plugins
 from selfcontrast.errors import StepError
+from selfcontrast.finite import finite_scores
 from selfcontrast.records import TARGET, Answer, PromptPool
 from selfcontrast.stored_pools import by_prompt
 
@@ -56,9 +57,11 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     scorer = plugins.load("scorers", spec["kind"])
     params = scorer.Params(**cli.with_own_model(step, spec["params"], args))
     counts: Counter[str] = Counter()
+    found = scorer.score(pools, split["prompt"], params, counts)
+    finite = finite_scores(pools, found, scorer=spec["kind"], model=cli.model_of_scorer(params))
     scores = [
-        {a.text: float(number) for a, number in zip(pool.answers, numbers, strict=True)}
-        for pool, numbers in zip(pools, scorer.score(pools, split["prompt"], params, counts), strict=True)
+        {a.text: number for a, number in zip(pool.answers, numbers, strict=True)}
+        for pool, numbers in zip(pools, finite, strict=True)
     ]
     with artifacts.atomic(step.folder / "scores") as folder:
         folder.mkdir()

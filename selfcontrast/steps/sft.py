@@ -38,8 +38,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         _adopt(args, step, fetched)
         return
     prompts = step.open(args.prompts)
-    table = prompts.table("sft.parquet", [training_column(prompts.manifest), "target_ids"])
-    examples = [Example(p, [t]) for p, t in zip(*table.values(), strict=True)]
+    table = prompts.table("sft.parquet", [training_column(prompts.manifest), "target_ids", "prompt_id"])
+    examples = [Example(p, [t], name) for p, t, name in zip(*table.values(), strict=True)]
     job = Job.start(args.base, args, step, template=spec["template"])
     source: dict[str, Any] = {**source_of(job.model), **fetched}
     if reset := reset_generation(job.model):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfcontrast import artifacts, cli, joins, plugins
 from selfcontrast.errors import InputError
+from selfcontrast.finite import require_stored
 from selfcontrast.records import ELSEWHERE, TARGET, training_column
 from selfcontrast.seeds import derive_seed
 
@@ -116,9 +117,11 @@ def _token_groups(args: argparse.Namespace, step: cli.Step, objective: Objective
             remedy="delete that file's folder and run snakemake again",
         )
     logp = np.concatenate([column.to_numpy() for column in reference["logp"]])[scored_row]
+    require_stored(logp, "a reference log-probability", lambda i: keys.name(scored[i]), where=args.ref_logps)
     of_wanted, of_elsewhere = np.searchsorted(scored, wanted), np.searchsorted(scored, elsewhere)
     targets = Ragged(split["target_ids"].chunks)
     return StoredGroups(
+        prompt_ids=[prompt_ids[p] for p in prompts],
         prompts=Ragged(split[column].chunks).take(prompts),
         members=[np.searchsorted(wanted, m) for m in members],
         records=records,
@@ -153,6 +156,10 @@ def _read_groups(
                 "the objective reads the scores of the negatives, and the selection has no scorer",
                 where=f"{args.groups}, row {row}",
                 remedy="give the selection a `scorer`, or take another objective",
+            )
+        for key in ("score", "margin"):
+            require_stored(
+                record.get(key) or (), f"a {key}", lambda i: f"negative {i + 1}", where=f"{args.groups}, row {row}"
             )
         prompts.append(place[record["prompt_id"]])
         ids = (record["chosen"], *record["rejected"])

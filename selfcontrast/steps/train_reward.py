@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from selfcontrast import artifacts, cli, cuts
 from selfcontrast.errors import InputError
-from selfcontrast.reward_pairs import PairSets, make_pairs
+from selfcontrast.finite import require_finite
+from selfcontrast.reward_pairs import PairSets, RewardPair, make_pairs
 from selfcontrast.seeds import derive_seed
 from selfcontrast.stored_pools import StoredPools
 from selfcontrast.threads import use_threads
@@ -92,7 +93,11 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     step.add_output("history.jsonl")
     seconds = time.monotonic() - started
     read, device = load_reward_model(step.folder / "model", "sequence", dtype="float32", trust_remote_code=code)
-    right = {name: _right(score_rows(read, rows, tokens=READ_TOKENS, device=device)) for name, rows in rendered.items()}
+    right = {}
+    for name, rows in rendered.items():
+        rewards, pairs = score_rows(read, rows, tokens=READ_TOKENS, device=device), getattr(sets, name)
+        require_finite(rewards, "the reward of an answer", _names_of(pairs), model=str(step.folder / "model"))
+        right[name] = _right(rewards)
     step.report = {
         "pairs": len(sets.learned),
         "held_out_pairs": len(sets.held_out),
@@ -125,6 +130,10 @@ def _pairs(args: argparse.Namespace, step: cli.Step) -> PairSets:
             remedy="raise the split `pool` or n_responses of the pool, or take other labels",
         )
     return sets
+
+
+def _names_of(pairs: Sequence[RewardPair]) -> Callable[[int], str]:
+    return lambda row: f"{'rejected' if row % 2 else 'chosen'} answer to the prompt {pairs[row // 2].prompt[:80]!r}"
 
 
 def _right(rewards: Sequence[float]) -> float:

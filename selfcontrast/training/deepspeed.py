@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from selfcontrast.finite import NotFiniteError
 from selfcontrast.logprobs import Sharing, TokenLogps, Tokens
 from selfcontrast.training.engine import Engine, Precision
 
@@ -56,12 +57,12 @@ class DeepSpeedEngine(Engine):
         """Take one step with this learning rate; return the gradient's norm before clipping.
 
         Raises:
-            FloatingPointError: the gradient was not finite; the weights are lost, and the training ends.
+            NotFiniteError: the gradient was not finite; the weights are lost, and the training ends.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         self._wrapped.step()
         norm = float(self._wrapped.get_global_grad_norm())
         if not torch.isfinite(torch.tensor(norm)):
-            raise FloatingPointError("the gradient is not finite; lower the learning rate")
+            raise NotFiniteError("the norm of the gradient", norm)
         return norm

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from selfcontrast.finite import NotFiniteError
 from selfcontrast.logprobs import Sharing, TokenLogps, Tokens, token_logps
 
 if TYPE_CHECKING:
@@ -117,12 +118,12 @@ class Engine:
         """Clip, take one step with this learning rate, clear the gradients; return the gradient's norm before clipping.
 
         Raises:
-            FloatingPointError: the gradient is not finite; the weights are as they were.
+            NotFiniteError: the gradient is not finite; the weights are as they were.
         """
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.clip)
         value = float(norm) if norm is not None else 0.0
         if not torch.isfinite(torch.tensor(value)):
-            raise FloatingPointError("the gradient is not finite; lower the learning rate")
+            raise NotFiniteError("the norm of the gradient", value)
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         self.optimiser.step()

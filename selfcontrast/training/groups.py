@@ -35,6 +35,7 @@ class TokenGroup:
         margin: nats by which the chosen response must win, for each negative; none is 0.
         score: of each negative, where the selection has a scorer.
         weight: factor of this group's loss.
+        prompt_id: name of the prompt, for messages.
     """
 
     prompt_ids: Tokens
@@ -45,6 +46,7 @@ class TokenGroup:
     score: Sequence[float] | None = None
     weight: float = 1.0
     elsewhere: Elsewhere | None = None
+    prompt_id: str = ""
 
     @property
     def lengths(self) -> list[int]:

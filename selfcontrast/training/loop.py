@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from selfcontrast.finite import TOO_LARGE, NotFiniteError, name_of_model, require_finite
 from selfcontrast.training.state import MovingAverage
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 
 PROGRESS_S = 20
 """Seconds between two lines of progress in the log."""
+
+SHOWN = 5
+"""Losses of the last steps, and prompts of a batch, that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,34 @@ Accumulate = Callable[[Sequence[int]], dict[str, float]]
 """Adds the gradient of a batch of item indices and returns its mean ``loss`` and other figures."""
 
 
+def name_batch(prompt_ids: Sequence[str]) -> str:
+    """Return what the prompts of a batch are called in messages."""
+    named = list(dict.fromkeys(filter(None, prompt_ids)))
+    return f"prompts {', '.join(named[:SHOWN])}{', ...' if len(named) > SHOWN else ''}" if named else ""
+
+
+def at_step(error: NotFiniteError, step: int, losses: Sequence[float]) -> NotFiniteError:
+    """Return the error of a training with its step, counted from 0, and with what can be done there.
+
+    Before the first step nothing has been learned: no learning rate is to blame, and none helps.
+
+    Args:
+        losses: of the steps before.
+    """
+    if step == 0:
+        return error.but(when="at step 0, before anything was learned")
+    shown = ", ".join(f"{loss:.4g}" for loss in losses[-SHOWN:])
+    remedy = f"if the loss rose before, the training diverged: lower the learning rate; else, {TOO_LARGE}"
+    return error.but(when=f"at step {step}, behind losses of {shown}", remedy=remedy)
+
+
 def optimise(
     engine: Engine,
     schedule: Schedule,
     batches: Iterator[list[int]],
     accumulate: Accumulate,
     *,
+    name_of: Callable[[int], str] = str,
     ema: float | None = None,
     store: Checkpoints | None = None,
     monitor: Monitor | None = None,
@@ -83,12 +109,13 @@ def optimise(
     """Train the engine's model in place and return one record for each step: loss, gradient norm, learning rate, figures.
 
     Args:
+        name_of: name of an item, for messages.
         ema: where given, the model ends with the exponential moving average of its weights with this decay.
         store: where the state is kept for a run that is interrupted; a state that is there is taken up.
         monitor: is told of every step.
 
     Raises:
-        FloatingPointError: the loss or its gradient is not finite.
+        NotFiniteError: the loss, a figure beside it or the gradient is not finite; the weights are those before this step.
     """
     average = MovingAverage(engine.parameters, ema) if ema is not None else None
     history = store.restore(engine, average) if store is not None else []
@@ -101,9 +128,13 @@ def optimise(
         lr = schedule.lr_at(step)
         try:
             figures = accumulate(items)
+            names = list(figures)
+            require_finite(figures.values(), "the figure of a batch", names.__getitem__)
             norm = engine.step(lr)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"at step {step}: {error}") from None
+        except NotFiniteError as error:
+            named = error if error.of else error.but(of=name_batch([name_of(i) for i in items]))
+            named = named.but(model=name_of_model(engine.model))
+            raise at_step(named, step, [record["loss"] for record in history]) from None
         if average is not None:
             average.update()
         history.append({"step": step, **figures, "grad_norm": norm, "lr": lr})

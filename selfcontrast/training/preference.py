@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfcontrast.finite import NotFiniteError, require_finite
 from selfcontrast.logprobs import Sharing, TokenLogps, Tokens
 from selfcontrast.records import GroupBatch
 from selfcontrast.training.engine import Engine
 from selfcontrast.training.groups import TokenGroup, as_batch, micro_batches, split_responses
-from selfcontrast.training.loop import optimise, seeded_batches
+from selfcontrast.training.loop import name_batch, optimise, seeded_batches
 from selfcontrast.training.monitor import Monitor
 from selfcontrast.training.sft import make_schedule
 from selfcontrast.training.state import Checkpoints
@@ -108,6 +109,7 @@ def train_preference(
         schedule,
         batches,
         lambda items: accumulate(engine, [groups[i] for i in items], objective, how),
+        name_of=lambda i: groups[i].prompt_id,
         ema=training.get("ema"),
         store=store,
         monitor=monitor,
@@ -217,8 +219,14 @@ def _loss(
     batch = as_batch(groups, tokens, drift=drift, shared=objective.needs("shared"))
     weights = torch.tensor([g.weight for g in groups], dtype=tokens.values.dtype, device=tokens.values.device)
     loss = (weights * objective.loss(batch)).sum() / n_total
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()}; lower the learning rate")
+    if not (torch.isfinite(loss) & torch.isfinite(tokens.values).all()):
+        names = [
+            f"{'rejected' if j else 'chosen'} response to prompt {g.prompt_id}"
+            for g in groups
+            for j in range(len(g.responses))
+        ]
+        require_finite(tokens.sums().tolist(), "the policy's log-probability of a response", names.__getitem__)
+        raise NotFiniteError("the loss", loss.item(), of=name_batch([g.prompt_id for g in groups]))
     with torch.no_grad():
         counted = batch.valid & (weights > 0)[:, None]
         figures = {k: v.item() for k, v in _figures(batch, counted, weights > 0).items()}
@@ -251,5 +259,8 @@ def _drift(engine: Engine, groups: Sequence[TokenGroup], n_total: int, execution
         found = engine.token_logps([g.prompt_ids for g in part], [[e.ids] for e in elsewhere], sharing="chosen").sums()
         reference = torch.tensor([e.reference for e in elsewhere], dtype=found.dtype, device=found.device)
         real = torch.tensor([g.weight > 0 for g in part], device=found.device)
-        total += float((found - reference)[real].sum())
+        drifts = (found - reference)[real]
+        whose = [f"prompt {g.prompt_id}" for g in part if g.weight > 0]
+        require_finite(drifts.tolist(), "the log-ratio of an answer to another prompt", whose.__getitem__)
+        total += float(drifts.sum())
     return torch.tensor(engine.total([total])[0] / n_total, device=engine.model.device)

@@ -5,10 +5,12 @@ Source: arXiv 2404.00604, section 3 (last turn only). The loss is the mean over 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfcontrast.finite import require_finite
 from selfcontrast.logprobs import Sharing
 from selfcontrast.training.engine import Engine
 from selfcontrast.training.loop import Schedule, optimise, seeded_batches
@@ -18,10 +20,15 @@ from selfcontrast.training.state import Checkpoints
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt and the responses that are trained on, EOS included, as token ids; one response, as a rule."""
+    """One prompt and the responses that are trained on, EOS included, as token ids; one response, as a rule.
+
+    Attributes:
+        prompt_id: name of the prompt, for messages.
+    """
 
     prompt_ids: list[int]
     responses: list[list[int]]
+    prompt_id: str = ""
 
     @property
     def n_tokens(self) -> int:
@@ -35,6 +42,9 @@ def accumulate_sft(engine: Engine, examples: Sequence[Example], *, tokens: int |
     Args:
         examples: the whole batch; every process takes its share.
         tokens: tokens that run together, padding counted; None runs the batch at once.
+
+    Raises:
+        NotFiniteError: a log-probability is not finite.
     """
     total = sum(e.n_tokens for e in examples)
     mine = list(examples[engine.rank :: engine.world])
@@ -53,9 +63,10 @@ def accumulate_sft(engine: Engine, examples: Sequence[Example], *, tokens: int |
             logps = engine.token_logps([e.prompt_ids for e in part], [e.responses for e in part], sharing=sharing)
             share = -factor * logps.values.sum() / total
             engine.backward(share)
+        if not math.isfinite(share.item()):
+            names = [f"prompt {e.prompt_id}" for e in part for _ in e.responses]
+            require_finite(logps.sums().tolist(), "the log-probability of a response", names.__getitem__)
         loss += share.item()
-    if loss != loss or loss in (float("inf"), float("-inf")):
-        raise FloatingPointError(f"the loss is {loss}; lower the learning rate")
     return {"loss": engine.total([loss])[0]}
 
 
@@ -84,6 +95,7 @@ def train_sft(
         schedule,
         batches,
         lambda items: accumulate_sft(engine, [examples[i] for i in items], tokens=tokens),
+        name_of=lambda i: examples[i].prompt_id,
         ema=training.get("ema"),
         store=store,
         monitor=monitor,

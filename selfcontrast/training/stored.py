@@ -20,6 +20,7 @@ class StoredGroups(Sequence[TokenGroup]):
     A response is known by its place among those that the groups name.
 
     Attributes:
+        prompt_ids: name of each group's prompt.
         prompts: tokens of each group's prompt.
         members: each group's responses, chosen first.
         records: what else each group's record holds: ``margin``, ``score``, ``weight``, where it has them.
@@ -30,6 +31,7 @@ class StoredGroups(Sequence[TokenGroup]):
             where no objective needs them.
     """
 
+    prompt_ids: Sequence[str]
     prompts: Ragged
     members: Sequence[ndarray]
     records: Sequence[dict[str, Any]]
@@ -64,6 +66,7 @@ class StoredGroups(Sequence[TokenGroup]):
             None if self.token_logps is None else [self.token_logps[r].tolist() for r in mine],
             **record,
             elsewhere=elsewhere,
+            prompt_id=self.prompt_ids[place],
         )
 
     @property

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from selfcontrast.errors import InputError
+from selfcontrast.finite import NotFiniteError, name_of_model, require_finite
 from selfcontrast.training.groups import TokenGroup
-from selfcontrast.training.loop import Schedule, seeded_batches
+from selfcontrast.training.loop import Schedule, at_step, name_batch, seeded_batches
 from selfcontrast.training.sft import Example, make_schedule
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def train_dpo_with_trl(
             max_length=None,
             precompute_ref_log_probs=True,
         )
-        return _run(TokenDPOTrainer, config, model, tokenizer, rows, schedule)
+        return _run(TokenDPOTrainer, config, model, tokenizer, rows, schedule, _names(groups, schedule, seed))
 
 
 def train_sft_with_trl(
@@ -108,7 +109,7 @@ def train_sft_with_trl(
             max_length=None,
             completion_only_loss=True,
         )
-        return _run(SFTTrainer, config, model, tokenizer, rows, schedule)
+        return _run(SFTTrainer, config, model, tokenizer, rows, schedule, _names(examples, schedule, seed))
 
 
 def train_reward_with_trl(
@@ -151,10 +152,28 @@ def _run(
     tokenizer: PreTrainedTokenizerBase,
     rows: list[dict[str, Any]],
     schedule: Schedule,
+    names: Sequence[Sequence[str]] = (),
 ) -> History:
+    """Train and return the history.
+
+    Args:
+        names: of the prompts of each step, for messages.
+    """
     from datasets import Dataset
 
-    trainer = trainer_class(
+    class Checked(trainer_class):  # type: ignore[misc]
+        def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+            step = self.state.global_step - 1
+            try:
+                whose = name_batch(names[step]) if step < len(names) else ""
+                for name in ("loss", "grad_norm"):
+                    require_finite([float(logs.get(name, 0.0))], f"`{name}` of TRL", whose)
+            except NotFiniteError as error:
+                losses = [record["loss"] for record in _history(self.state.log_history)]
+                raise at_step(error, step, losses).but(model=name_of_model(model)) from None
+            super().log(logs, *args, **kwargs)
+
+    trainer = Checked(
         model,
         args=config,
         train_dataset=Dataset.from_list(rows),
@@ -165,9 +184,17 @@ def _run(
     return _history(trainer.state.log_history)
 
 
+def _batches(items: Sequence[Any], schedule: Schedule, seed: int) -> Iterator[list[int]]:
+    return seeded_batches(len(items), batch=schedule.batch, n_steps=schedule.n_steps, seed=seed)
+
+
 def _in_order(items: Sequence[Any], schedule: Schedule, seed: int) -> Iterator[Any]:
-    for batch in seeded_batches(len(items), batch=schedule.batch, n_steps=schedule.n_steps, seed=seed):
+    for batch in _batches(items, schedule, seed):
         yield from (items[i] for i in batch)
+
+
+def _names(items: Sequence[TokenGroup] | Sequence[Example], schedule: Schedule, seed: int) -> list[list[str]]:
+    return [[items[i].prompt_id for i in batch] for batch in _batches(items, schedule, seed)]
 
 
 def _arguments(folder: str, schedule: Schedule, training: dict[str, Any], *, seed: int) -> dict[str, Any]:

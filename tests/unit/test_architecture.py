@@ -25,7 +25,7 @@ LAYERS = (
         *("__init__", "errors", "seeds", "records", "layout", "progress", "ragged", "energy", "task_pins", "pins"),
         *("texts", "fields", "strict_json", "file_kinds", "cuts"),
     ),
-    ("parquet", "threads", "lines", "inspection"),
+    ("parquet", "threads", "lines", "inspection", "weights", "finite"),
     ("plugins", "artifacts", "joins", "stored_pools", "escaping", "gpu", "slurm", "calibration"),
     ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering", "chunks"),
     ("reward_checks", "checkpoint_checks"),
@@ -52,8 +52,8 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 IMPORTERS = {
     "matplotlib": {"plotting", "diagnostic_plots", "proxy_plots"},
     "transformers": {
-        *("inspection.folders", "reward_models", "checkpoints", "logprobs", "training.engine", "world.checkpoint"),
-        "judging.plain_transformers",
+        *("inspection.folders", "reward_models", "checkpoints", "logprobs", "training.engine", "weights"),
+        *("judging.plain_transformers", "world.checkpoint"),
     },
     "accelerate": {"training.deepspeed", "training.engine", "training.monitor"},
     "peft": {"training.adapters"},
@@ -250,6 +250,41 @@ def test_threads_are_set_in_one_place() -> None:
         if any(isinstance(node, ast.Attribute) and node.attr == "set_num_threads" for node in ast.walk(tree))
     }
     assert setters == {"threads"}
+
+
+def loads_models(tree: ast.AST) -> bool:
+    """Return whether a module calls what loads weights: ``from_pretrained`` of a model, or a sentence transformer."""
+    calls = {dotted(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    owners = {name.removesuffix(".from_pretrained") for name in calls if name.endswith(".from_pretrained")}
+    return bool(owners - {"AutoTokenizer", "AutoConfig"}) or "SentenceTransformer" in calls
+
+
+def unchecked_loads(tree: ast.AST) -> list[str]:
+    """Return what loads weights in a module, and is no part of the arguments of ``load_whole``."""
+    checked = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and dotted(node.func) == "load_whole"
+        for inner in ast.walk(node)
+    }
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node not in checked]
+    return [dotted(call.func) for call in calls if loads_models(ast.Expr(ast.Call(call.func, [], [])))]
+
+
+def test_weights_are_loaded_whole_everywhere() -> None:
+    """`load_whole` refuses weights that are missing, not expected or of another shape; no load passes it by."""
+    assert {name for name, tree in MODULES.items() if loads_models(tree)} == {
+        *("checkpoints", "reward_models", "scorers.cosine")
+    }
+    assert not {name: found for name, tree in MODULES.items() if (found := unchecked_loads(tree))}
+
+
+@pytest.mark.parametrize(
+    "source", ["AutoModel.from_pretrained(x)", "m = LlamaForCausalLM.from_pretrained(x)", "SentenceTransformer(x)"]
+)
+def test_every_way_to_load_weights_would_be_seen(source: str) -> None:
+    assert unchecked_loads(ast.parse(source))
+    assert not unchecked_loads(ast.parse("load_whole(lambda: AutoModel.from_pretrained(x), where=x)"))
 
 
 def test_evaluation_mode_of_a_model_is_no_eval() -> None:

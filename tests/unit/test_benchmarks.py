@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -240,7 +241,7 @@ def test_metrics_keep_the_harness_errors_and_drop_what_is_no_number() -> None:
         "f1,a": 1,
         "f1_stderr,a": "N/A",
     }
-    assert metrics(numbers) == [
+    assert metrics(numbers, "task") == [
         {"metric": "acc", "filter": "none", "value": 0.5, "stderr": 0.1},
         {"metric": "f1", "filter": "a", "value": 1.0, "stderr": None},
     ]
@@ -393,6 +394,48 @@ def test_requests_that_lose_their_beginning_are_counted(run: Callable[..., int],
         **{"questions": 2, "truncated": 2, "control_tokens_read": 0},
         **{"system_turns_dropped": 0, "unusual_dialogues": 0, "generation_config_reset": {}},
     }
+
+
+@pytest.mark.parametrize(("task", "number"), [("pocket_choice", "log-likelihood"), ("pocket_answer", "largest logit")])
+def test_a_question_at_which_the_policy_overflows_is_named(
+    task: str,
+    number: str,
+    policy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A single question has the word: all others have finite numbers, and its answer would be one of them by chance."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from selfcontrast.world.checkpoint import build_model, build_tokenizer
+
+    monkeypatch.setattr(cli, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(cli, "_limit_threads", lambda threads: None)
+    tokenizer = build_tokenizer(max_length=128)
+    rows = [json.loads(line) for line in (policy / "pocket_tasks/tasks" / DATA).read_text().splitlines()]
+    ids = [set(tokenizer(row["question"])["input_ids"]) for row in rows]
+    counts = Counter(token for found in ids for token in found)
+    alone = next(i for i in range(len(rows)) if any(counts[t] == 1 for t in ids[i]))
+    word = next(t for t in sorted(ids[alone]) if counts[t] == 1)
+    config = build_model(n_layers=1, width=32, n_heads=2, max_length=128, seed=1).config
+    model = LlamaForCausalLM(type(config)(**{**config.to_dict(), "tie_word_embeddings": False}))
+    with torch.no_grad():
+        model.model.embed_tokens.weight[word] = torch.nan
+    model.save_pretrained(tmp_path / "sft" / "model")
+    tokenizer.save_pretrained(tmp_path / "sft" / "model")
+    seal(tmp_path / "sft", "model")
+    artifacts.write_json(tmp_path / "spec.json", spec_of(tasks=[task], world=True, chat_template=True, batch=8))
+    flags = ["--spec", tmp_path / "spec.json", "--policy", tmp_path / "sft/manifest.json", "--template", "tokenizer"]
+    flags += ["--policy-spec", policy / "policy-spec.json", "--pocket", policy / "pocket_tasks/manifest.json"]
+    assert benchmark.main([*map(str, flags), "--out", str(tmp_path / "out/manifest.json")]) == 2
+    told = capfd.readouterr().err
+    assert re.search(rf"NotFiniteError: [\s\S]*{number}[\w ]* is nan, the question that ends in '(.*)'\n", told), told
+    shown = re.findall(r"that ends in '(.*)'\n", told)[0]
+    assert rows[alone]["question"][-30:] in shown
+    assert f"where: {tmp_path}/sft/model, in float32\n" in told
+    assert not (tmp_path / "out/samples.jsonl").exists()
 
 
 # The table

@@ -18,6 +18,7 @@ import pytest
 from selfcontrast import backends, vllm_engine
 from selfcontrast.cli import Step
 from selfcontrast.errors import StepError
+from selfcontrast.finite import NotFiniteError
 from selfcontrast.sampling import Sampled, Sampling
 from selfcontrast.vllm_engine import VllmSampler
 
@@ -37,7 +38,16 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     seen = SimpleNamespace(
-        engine={}, requests=[], params=[], resets=0, closed=0, error=None, refusal=None, reason="stop", cpu=True
+        engine={},
+        requests=[],
+        params=[],
+        resets=0,
+        closed=0,
+        error=None,
+        refusal=None,
+        reason="stop",
+        cpu=True,
+        logprobs={},
     )
 
     class Llm:
@@ -58,7 +68,10 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             seen.requests, seen.params = requests, params
             ids = [[r["prompt_token_ids"][-1], p.seed, 2] for r, p in zip(requests, params, strict=True)]
             logps = [
-                [{t: SimpleNamespace(logprob=-0.5)} for t in row] if params[0].logprobs == 0 else None for row in ids
+                [{t: SimpleNamespace(logprob=seen.logprobs.get(t, -0.5))} for t in row]
+                if params[0].logprobs == 0
+                else None
+                for row in ids
             ]
             return [
                 SimpleNamespace(outputs=[SimpleNamespace(token_ids=row, finish_reason=seen.reason, logprobs=lp)])
@@ -124,6 +137,19 @@ def test_engine_is_started_with_the_study_and_the_granted_gpus(
     assert vllm.engine["enable_prefix_caching"] and vllm.engine["skip_tokenizer_init"]
     assert vllm.engine["enforce_eager"] == (gpus == 0)
     assert sampler.settings["vllm"] == "0.0.1"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_an_answer_whose_log_probabilities_are_not_finite_ends_the_step(
+    vllm: SimpleNamespace, model: Path, value: float
+) -> None:
+    """Where logits are NaN vLLM draws a token all the same. The row names the prompt; whoever has its id says it."""
+    vllm.logprobs = {7: value}
+    sampler = VllmSampler(model, dtype="float16", max_length=64)
+    with pytest.raises(NotFiniteError, match=rf"drawn is {value}[\s\S]*where: {model}, in float16, by vLLM") as error:
+        sampler.sample([[5, 6], [7]], [[11, 12, 13], [14]], Sampling(9), eos_ids=frozenset([2]))
+    assert error.value.row == 1
+    sampler.sample([[5, 6]], [[11]], Sampling(9), eos_ids=frozenset([2]))
 
 
 def test_switches_hold_unless_the_environment_says_otherwise_and_are_recorded(

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import time
 import zipfile
@@ -110,6 +111,16 @@ def test_weights_of_arms_are_temporary_and_those_of_sft_are_kept(finished):
     assert not list(root.glob("arms/*/*/model"))
     assert not list(finished.folder.glob("results/**/*.bin"))
     assert not list(finished.folder.glob("results/**/*.pkl"))
+
+
+def test_every_file_has_the_permissions_that_the_umask_gives(finished, tmp_path):
+    """Those of a file and a folder that this process makes, with the umask that the workflow was given."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    usual = {place.is_dir(): stat.S_IMODE(place.stat().st_mode) for place in tmp_path.iterdir()}
+    places = sorted((finished.folder / "results/smoke").rglob("*"))
+    assert any(place.suffix == ".safetensors" for place in places)
+    assert [p for p in places if stat.S_IMODE(p.stat().st_mode) != usual[p.is_dir()]] == []
 
 
 def test_first_loss_is_that_of_the_reference_itself(finished):
