@@ -70,18 +70,20 @@ def run_name():
     return getattr(workflow.scheduler._executor, "run_uuid", "")
 
 
-def check_rewards():
-    """End the run before its first job where the weights of a reward model, which are read last, cannot be."""
+def check_checkpoints():
+    """End the run before its first job where a model cannot be served, or the weights of a reward model cannot be read."""
+    from selfcontrast.architectures import check_architectures
     from selfcontrast.reward_models import check_weights
 
     try:
+        check_architectures(cfg)
         check_weights(cfg)
     except SelfContrastError as error:
         fail(error)
 
 
 onstart:
-    check_rewards()
+    check_checkpoints()
     lock_study()
 
 

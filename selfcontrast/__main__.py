@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from selfcontrast import calibration
+from selfcontrast.architectures import check_architectures
 from selfcontrast.config import check_files, load_study
 from selfcontrast.errors import InputError, SelfContrastError
 from selfcontrast.exporting import command as exporting
@@ -72,6 +73,7 @@ def check(name: str) -> str:
     """Return one paragraph on what a study will run."""
     study = load_study(name)
     check_files(study)
+    check_architectures(study)
     lines = [f"{study.name}: {study.description}"]
     for dataset in study.datasets:
         arms = arms_of(study, dataset)

@@ -27,7 +27,8 @@ LAYERS = (
     ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering", "chunks"),
     ("reward_checks",),
     ("study_checks",),
-    ("config", "lm_head", "sampling", "reward_models"),
+    ("config", "lm_head", "sampling", "architectures"),
+    ("attention", "reward_models"),
     ("sweep", "world"),
     ("specs",),
     ("logprobs", "stats", "selection", "negatives", "judging", "reward_pairs"),
@@ -48,7 +49,10 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # Heavy libraries, each with the modules that may import it, at the top or inside a function.
 IMPORTERS = {
     "matplotlib": {"plotting", "diagnostic_plots", "proxy_plots"},
-    "transformers": {"reward_models", "checkpoints", "logprobs", "training.engine", "world.checkpoint"},
+    "transformers": {
+        *("architectures", "attention", "checkpoints", "logprobs", "reward_models", "training.engine"),
+        "world.checkpoint",
+    },
     "accelerate": {"training.deepspeed", "training.engine", "training.monitor"},
     "peft": {"training.adapters"},
     "trl": {"training.trl"},
@@ -338,11 +342,22 @@ def smk_imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", WORKFLOW, ids=lambda p: p.name)
 def test_workflow_imports_the_light_modules_alone(path: Path) -> None:
-    """Every job of a cluster reads these files again: the standard library, Snakemake, and seven modules of ours.
+    """Every job of a cluster reads these files again: the standard library, Snakemake, and eight modules of ours.
 
     Inside functions a dry run imports the plan, and the start of a run what it checks.
     """
-    allowed = {"config", "sweep", "specs", "plugins", "errors", "gpu", "slurm", "planning", "reward_models"}
+    allowed = {
+        "config",
+        "sweep",
+        "specs",
+        "plugins",
+        "errors",
+        "gpu",
+        "slurm",
+        "planning",
+        "architectures",
+        "reward_models",
+    }
     for imported in smk_imports(path):
         top, *rest = imported.split(".")
         if top == "selfcontrast":
