@@ -1,4 +1,4 @@
-"""Which models cannot be served at all, told from their configuration alone: before the first job, and before weights load."""
+"""Which models cannot be served at all, told from their configuration alone, so before the first job."""
 
 from __future__ import annotations
 
@@ -43,8 +43,6 @@ def refusal(config: Config) -> str | None:
         return "it is an encoder with a decoder, and only decoders are served"
     if kind == "bert-generation" and not config.get("is_decoder"):
         return BOTH_WAYS
-    if kind is not None and not config.get("auto_map") and kind not in _known():
-        return "transformers has no causal language model of this architecture, and the checkpoint brings no code"
     return None
 
 
@@ -81,6 +79,7 @@ def check_architectures(study: Study) -> None:
             continue
         if not is_classifier:
             refuse(config, where=f"{where}: {name}")
+            _check_known(config, where=f"{where}: {name}")
             _check_classifier(study, config, where=f"{where}: {name}")
         limit = longest_row(config)
         if limit is not None and length > limit:
@@ -120,6 +119,19 @@ def _models(study: Study) -> Iterator[tuple[str, str, int, bool]]:
             yield f"scorers.{key}.model", str(scorer.params["model"]), int(scorer.params["max_length"]), True
 
 
+def _check_known(config: Config, *, where: str) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if not config.get("auto_map") and config.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise InputError(
+            f"models of the architecture `{config.get('model_type')}` cannot be served",
+            expected="a causal language model that the installed transformers knows, or that brings its own code",
+            found="neither",
+            where=where,
+            remedy="take another model, or a newer transformers",
+        )
+
+
 def _check_classifier(study: Study, config: Config, *, where: str) -> None:
     if not study.reward_models or config.get("auto_map"):
         return
@@ -133,13 +145,6 @@ def _check_classifier(study: Study, config: Config, *, where: str) -> None:
             where=where,
             remedy="drop `reward_models`, or take a model of another architecture",
         )
-
-
-def _known() -> Mapping[str, Any]:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    found: Mapping[str, Any] = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return found
 
 
 def _text(config: Config) -> Config:
