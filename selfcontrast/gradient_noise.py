@@ -123,30 +123,39 @@ def _sum_of_squares(values: NDArray) -> float:
 # Gradients
 
 
-@dataclass(frozen=True)
 class Sketch:
     """A random linear map to ``width`` numbers that keeps inner products on average (Charikar et al. 2002).
 
     The identity holds for any linear map of the gradient; only the scale of the variances has an error, of about
     sqrt(2 / width) for a single inner product. Up to ``width`` weights the map keeps them exactly.
+
+    The signs are drawn on the CPU at the first gradient, so that every device has the same, and kept beside the gradients,
+    one byte for each weight: to draw them takes longer than to use them.
     """
 
-    width: int
-    seed: int
+    def __init__(self, width: int, seed: int) -> None:
+        self.width = width
+        self.seed = seed
+        self._signs: list[Tensor] = []
 
     def __call__(self, parts: Sequence[Tensor]) -> Tensor:
         """Return the sketch of a gradient, given as one tensor for each weight, ``(width,)`` in float32."""
+        if [len(s) for s in self._signs] != [p.numel() for p in parts]:
+            self._signs = self._draw(parts)
         found = torch.zeros(self.width, device=parts[0].device)
-        generator = torch.Generator().manual_seed(self.seed)
         start = 0
-        for part in parts:
-            flat = part.detach().reshape(-1).float()
-            signs = torch.randint(0, 2, (len(flat),), generator=generator, dtype=torch.int8).to(flat.device)
-            flat = flat * (2 * signs - 1)
+        for part, signs in zip(parts, self._signs, strict=True):
+            flat = part.detach().reshape(-1).float() * signs
             padded = torch.nn.functional.pad(flat, (0, -len(flat) % self.width))
             found += padded.view(-1, self.width).sum(0).roll(start % self.width)
             start += len(flat)
         return found
+
+    def _draw(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Return the sign of every weight, +1 or -1, as int8 on the weight's device."""
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = [torch.randint(0, 2, (p.numel(),), generator=generator, dtype=torch.int8) for p in parts]
+        return [(2 * bits - 1).to(part.device) for bits, part in zip(drawn, parts, strict=True)]
 
 
 def pair_gradients(

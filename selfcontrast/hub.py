@@ -7,6 +7,7 @@ HF_HUB_OFFLINE); none of them is written anywhere.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from glob import escape
 from pathlib import Path
+from typing import Any
 
 from selfcontrast.errors import InputError, StepError
 from selfcontrast.inspection.files import PICKLED
@@ -85,6 +87,37 @@ def names_of_files(name: str) -> list[str] | None:
         return sorted(HfApi().list_repo_files(repo, revision=revision))
     except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError, hub_errors.HTTPError, OSError):  # type: ignore[attr-defined]
         return None
+
+
+def config_of(name: str) -> dict[str, Any] | None:
+    """Return the config.json of a checkpoint, a folder or a hub id; None where neither folder nor cache has one.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    from huggingface_hub import errors as hub_errors
+    from huggingface_hub import try_to_load_from_cache
+
+    repo, revision = split_revision(name)
+    try:
+        found = str(Path(repo, "config.json"))
+        if not Path(repo).is_dir():
+            found = str(try_to_load_from_cache(repo, "config.json", revision=revision))
+    except hub_errors.HFValidationError:
+        return None
+    path = Path(found)
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            "the config.json of a checkpoint is not valid JSON",
+            found=str(error),
+            where=str(path),
+            remedy="fetch the checkpoint again",
+        ) from None
+    return config if isinstance(config, dict) else None
 
 
 def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Snapshot:

@@ -25,6 +25,13 @@ MIN_CHUNK = 64
 """Tokens of a chunk at least, whatever the vocabulary: a product with fewer rows wastes the device."""
 
 
+def backbone(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the transformer below the head, whose output has the last hidden states."""
+    below: PreTrainedModel = model.base_model
+    # Llama 4's text model names as its base what only the model with images has.
+    return below if below is not model else getattr(model, "model", model)
+
+
 def label_logps(model: PreTrainedModel, hidden: Tensor, labels: Tensor, *, chunk: int | None = None) -> Tensor:
     """Return ``log softmax(head(hidden[i]))[labels[i]]`` in nats, shape ``(tokens,)``, in float32 at least.
 
@@ -93,7 +100,7 @@ def check_head(model: PreTrainedModel) -> None:
         InputError: they differ: the model does something behind its last hidden states that is not known here.
     """
     ids = torch.zeros((1, 1), dtype=torch.long, device=model.device)
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    hidden = backbone(model)(input_ids=ids, use_cache=False).last_hidden_state
     found, expected = logits_of(model, hidden).float(), model(input_ids=ids, use_cache=False).logits.float()
     largest = (found - expected).abs().max().item()
     if largest > 1e-2 * max(1.0, expected.abs().max().item()):  # room for bfloat16

@@ -16,7 +16,6 @@ sharing     what runs                                                           
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from selfcontrast.lm_head import label_logps
+from selfcontrast.attention import check_length, shortest_window, why_no_shared_prompt
+from selfcontrast.lm_head import backbone, label_logps
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
@@ -90,7 +90,13 @@ class PromptPass:
 
 
 def run_prompts(model: PreTrainedModel, prompts: Sequence[Tokens]) -> PromptPass:
-    """Run the prompts through the model, padded on the left, and keep what their responses attend to."""
+    """Run the prompts through the model, padded on the left, and keep what their responses attend to.
+
+    A model with a window would make a cache of the window alone, whose padding and offsets fit no mask of the whole row. This
+    one keeps every key, and the model's own mask applies the window.
+    """
+    from transformers import DynamicCache
+
     device = model.device
     longest = max(len(p) for p in prompts)
     ids = torch.zeros((len(prompts), longest), dtype=torch.long)
@@ -100,7 +106,13 @@ def run_prompts(model: PreTrainedModel, prompts: Sequence[Tokens]) -> PromptPass
         mask[i, longest - len(prompt) :] = 1
     mask = mask.to(device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    out = model.base_model(input_ids=ids.to(device), attention_mask=mask, position_ids=positions, use_cache=True)
+    out = backbone(model)(
+        input_ids=ids.to(device),
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=DynamicCache(),
+        use_cache=True,
+    )
     return PromptPass(out.past_key_values, mask, mask.sum(1), out.last_hidden_state[:, -1])
 
 
@@ -136,6 +148,7 @@ def token_logps(
     """
     flat = [r for rs in responses for r in rs]
     lengths = [len(r) for r in flat]
+    check_length(model, max((len(p) + len(r) for p, rs in zip(prompts, responses, strict=True) for r in rs), default=0))
     labels = torch.tensor([t for r in flat for t in r], dtype=torch.long, device=model.device)
     if sharing == "none":
         return _pairs(model, prompts, responses)
@@ -157,28 +170,14 @@ def supported_sharing(model: PreTrainedModel, wanted: Sharing, *, longest_row: i
     """
     if wanted not in ("prefix", "packed"):
         return wanted
-    reason = _why_no_shared_prompt(model, longest_row)
+    window = shortest_window(model)
+    reason = why_no_shared_prompt(model)
+    if reason is None and window is not None and window < longest_row:
+        reason = f"a sliding window of {window} tokens, shorter than a row of {longest_row}"
     if reason is None:
         return wanted
     log.warning("sharing: chosen instead of %s, since the model has %s", wanted, reason)
     return "chosen"
-
-
-def _why_no_shared_prompt(model: PreTrainedModel, longest_row: int) -> str | None:
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    if window is not None and getattr(config, "use_sliding_window", True) and window < longest_row:
-        return f"a sliding window of {window} tokens, shorter than a row of {longest_row}"
-    if getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"):
-        return "ALiBi, which counts distances in the row and not in the text"
-    recurrent = {"linear_attention", "recurrent", "mamba", "conv"} & set(getattr(config, "layer_types", None) or ())
-    if recurrent or getattr(model, "_is_stateful", False):
-        return "layers whose state is no list of keys and values"
-    if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
-        return "positions that cannot be given"
-    if getattr(config, "expert_capacity", None) is not None:
-        return "experts of limited capacity, so that tokens of a batch compete"
-    return None
 
 
 # Ways to run prompts and responses. Each returns the hidden states that predict the response tokens, ``(tokens, width)``,
@@ -190,11 +189,11 @@ def _hidden_after_prompts(
 ) -> Tensor:
     rows = torch.tensor([i for i, rs in enumerate(responses) for _ in rs], device=model.device)
     prompt = run_prompts(model, prompts).expand(rows)
-    labels, mask = _pad_right([r for rs in responses for r in rs], model.device)
+    labels, mask = pad_right([r for rs in responses for r in rs], model.device)
     hidden = [prompt.last_hidden[:, None]]
     if labels.shape[1] > 1:
         positions = prompt.lengths[:, None] + torch.arange(labels.shape[1] - 1, device=model.device)
-        out = model.base_model(
+        out = backbone(model)(
             input_ids=labels[:, :-1],
             attention_mask=torch.cat([prompt.mask, mask[:, :-1]], dim=1),
             position_ids=positions,
@@ -206,8 +205,8 @@ def _hidden_after_prompts(
 
 
 def _hidden_of_rows(model: PreTrainedModel, prompts: Sequence[Tokens], responses: Sequence[Tokens]) -> Tensor:
-    ids, mask = _pad_right([[*p, *r] for p, r in zip(prompts, responses, strict=True)], model.device)
-    out = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+    ids, mask = pad_right([[*p, *r] for p, r in zip(prompts, responses, strict=True)], model.device)
+    out = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False)
     is_response = mask.bool()
     for i, prompt in enumerate(prompts):
         is_response[i, : len(prompt)] = False
@@ -235,16 +234,16 @@ def _hidden_of_packed(
             position += range(len(prompt), len(prompt) + len(seen))
             sources += [len(prompt) - 1, *range(start, start + len(seen))][: len(response)]
         packed.append((row, block, position, sources))
-    ids, real = _pad_right([p[0] for p in packed], model.device)
+    ids, real = pad_right([p[0] for p in packed], model.device)
     # Padding is a block of its own; it sees itself and the prompt, so that no row of the mask is empty.
-    blocks = _pad_right([p[1] for p in packed], model.device)[0].masked_fill(real == 0, -1)
-    positions = _pad_right([p[2] for p in packed], model.device)[0]
+    blocks = pad_right([p[1] for p in packed], model.device)[0].masked_fill(real == 0, -1)
+    positions = pad_right([p[2] for p in packed], model.device)[0]
     same = (blocks[:, :, None] == blocks[:, None, :]) | (blocks[:, None, :] == 0)
     mask = same.tril()[:, None]
     if model.config._attn_implementation == "eager":  # adds its mask to the scores
         lowest = torch.finfo(model.dtype).min
         mask = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(~mask, lowest)
-    out = model.base_model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+    out = backbone(model)(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
     width = ids.shape[1]
     flat = [i * width + s for i, p in enumerate(packed) for s in p[3]]
     wanted = torch.tensor(flat, dtype=torch.long, device=model.device)
@@ -269,7 +268,7 @@ def _pairs(model: PreTrainedModel, prompts: Sequence[Tokens], responses: Sequenc
     return TokenLogps(torch.cat(values), [len(r) for rs in responses for r in rs])
 
 
-def _pad_right(rows: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
+def pad_right(rows: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return token ids and mask, both ``(rows, longest row)``, at least one column wide."""
     longest = max(1, *(len(r) for r in rows))
     ids = torch.zeros((len(rows), longest), dtype=torch.long)

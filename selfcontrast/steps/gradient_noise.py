@@ -33,9 +33,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the curve."""
     import numpy as np
 
+    from selfcontrast.attention import check_model
     from selfcontrast.checkpoints import load_model
     from selfcontrast.gradient_noise import WIDTH, Sketch, pair_gradients, variance_curve
-    from selfcontrast.lm_head import check_head
 
     use_threads(args.threads)
     spec = step.spec
@@ -56,7 +56,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     taken = sorted(random.Random(spec["seed"]).sample(enough, min(spec["prompts"], len(enough))))
     folder = step.open(args.policy).path("model")
     model = load_model(folder, dtype=spec["dtype"], trust_remote_code=spec["trust_remote_code"])
-    check_head(model)
+    check_model(model)
     model.eval()
     sketch = Sketch(WIDTH, derive_seed(spec["seed"], "sketch"))
     gradients = np.stack(

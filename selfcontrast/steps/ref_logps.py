@@ -46,8 +46,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     import numpy as np
     import torch
 
+    from selfcontrast.attention import check_model
     from selfcontrast.checkpoints import load_for_training
-    from selfcontrast.lm_head import check_head
     from selfcontrast.logprobs import supported_sharing, token_logps
     from selfcontrast.ragged import Ragged
 
@@ -62,7 +62,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     folder = step.open(args.reference).path("model")
     model = load_for_training(folder, step.spec)
     half = step.spec["training"]["precision"] == "bf16"
-    check_head(model)
+    check_model(model)
     n_responses, longest = _sizes(pool, prompt_ids)
     longest = np.maximum.reduce([longest, targets.lengths, targets.lengths[following]])
     sharing = supported_sharing(model, "prefix", longest_row=int((prompts.lengths + longest).max()))

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfcontrast import artifacts, cli
+from selfcontrast.attention import check_model
 from selfcontrast.checkpoints import fit_to_tokenizer, load_for_training, load_tokenizer, save_checkpoint
-from selfcontrast.lm_head import check_head
 from selfcontrast.logprobs import Sharing, supported_sharing
 from selfcontrast.rendering import Renderer, prepare_tokenizer
 from selfcontrast.threads import use_threads
@@ -62,7 +62,7 @@ class Job:
         use_threads(args.threads)
         code, lora = step.spec["trust_remote_code"], step.spec["training"]["lora"]
         model = load_for_training(checkpoint, step.spec)
-        check_head(model)
+        check_model(model)
         tokenizer = load_tokenizer(checkpoint, trust_remote_code=code)
         new_tokens = []
         if template is not None:

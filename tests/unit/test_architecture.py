@@ -30,7 +30,8 @@ LAYERS = (
     ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering", "chunks"),
     ("reward_checks", "checkpoint_checks"),
     ("study_checks",),
-    ("config", "lm_head", "sampling", "reward_models"),
+    ("config", "lm_head", "sampling", "architectures"),
+    ("attention", "reward_models"),
     ("sweep", "world"),
     ("specs",),
     ("logprobs", "stats", "selection", "negatives", "judging", "reward_pairs"),
@@ -52,8 +53,8 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 IMPORTERS = {
     "matplotlib": {"plotting", "diagnostic_plots", "proxy_plots"},
     "transformers": {
-        *("inspection.folders", "reward_models", "checkpoints", "logprobs", "training.engine", "weights"),
-        *("judging.plain_transformers", "world.checkpoint"),
+        *("architectures", "attention", "checkpoints", "inspection.folders", "logprobs", "reward_models", "weights"),
+        *("judging.plain_transformers", "training.engine", "world.checkpoint"),
     },
     "accelerate": {"training.deepspeed", "training.engine", "training.monitor"},
     "peft": {"training.adapters"},
@@ -380,13 +381,13 @@ def smk_imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", WORKFLOW, ids=lambda p: p.name)
 def test_workflow_imports_the_light_modules_alone(path: Path) -> None:
-    """Every job of a cluster reads these files again: the standard library, Snakemake, and seven modules of ours.
+    """Every job of a cluster reads these files again: the standard library, Snakemake, and eight modules of ours.
 
     Inside functions a dry run imports the plan, and the start of a run what it checks.
     """
     allowed = {
         *("config", "sweep", "specs", "plugins", "errors", "gpu", "slurm"),
-        *("planning", "checkpoint_checks", "judging"),
+        *("architectures", "planning", "checkpoint_checks", "judging"),
     }
     for imported in smk_imports(path):
         top, *rest = imported.split(".")

@@ -181,3 +181,37 @@ def test_sketch_follows_its_seed(model: Any) -> None:
     parts = [p.detach() for p in model.parameters()]
     assert torch.equal(Sketch(32, 5)(parts), Sketch(32, 5)(parts))
     assert not torch.equal(Sketch(32, 5)(parts), Sketch(32, 6)(parts))
+
+
+def drawn_anew(parts: list[torch.Tensor], width: int, seed: int) -> torch.Tensor:
+    """Return a sketch whose signs are drawn for this gradient alone."""
+    generator, found, start = torch.Generator().manual_seed(seed), torch.zeros(width), 0
+    for part in parts:
+        bits = torch.randint(0, 2, (part.numel(),), generator=generator, dtype=torch.int8)
+        for i, value in enumerate((part.flatten() * (2 * bits - 1)).tolist()):
+            found[(start + i) % width] += value
+        start += part.numel()
+    return found
+
+
+def test_signs_are_drawn_once_for_all_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two gradients of two weights each, 7 and 6 numbers: two draws, and the sketches of signs drawn for each gradient."""
+    draws, randint = [], torch.randint
+
+    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        draws.append(args[2])
+        return randint(*args, **kwargs)
+
+    gradients = [[torch.randn(7), torch.randn(2, 3)] for _ in range(2)]
+    expected = [drawn_anew(parts, 4, 5) for parts in gradients]
+    monkeypatch.setattr(torch, "randint", counted)
+    sketch = Sketch(4, 5)
+    for parts, wanted in zip(gradients, expected, strict=True):
+        assert torch.allclose(sketch(parts), wanted, atol=1e-6)
+    assert draws == [(7,), (6,)]
+
+
+def test_signs_follow_the_gradient_that_has_another_shape() -> None:
+    sketch = Sketch(4, 5)
+    sketch([torch.ones(3)])
+    assert torch.equal(sketch([torch.ones(9)]), Sketch(4, 5)([torch.ones(9)]))

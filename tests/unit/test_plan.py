@@ -24,7 +24,7 @@ from selfcontrast.planning.costs import (
 from selfcontrast.planning.machines import MACHINES
 from selfcontrast.planning.report import default_machine, describe_plan, ledger, machine_of
 from selfcontrast.planning.shapes import KNOWN, Shape, named_shape, shape_of
-from selfcontrast.planning.stages import Stage, plan_study
+from selfcontrast.planning.stages import Stage, lengths_of, plan_study
 from selfcontrast.schema import Execution, Model, Optimisation, Study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,6 +179,31 @@ def test_jobs_are_those_of_the_workflow() -> None:
         "report": 1,
     }
     assert found["generate_shard"].answers == 16 * 8 + 16
+
+
+@pytest.mark.parametrize(("machine", "per_gradient"), [("cpu", 30 / 10e9), ("h100", 30 / 3.35e12)])
+def test_variance_of_the_gradient_costs_a_sketch_of_all_weights_for_each_gradient(
+    machine: str, per_gradient: float
+) -> None:
+    """36 gradients: 30 bytes for each weight and gradient, and 9 ns for the sign of each weight, whatever the device.
+
+    For 358 M weights on a core that is 39 + 3 s. All else are operations, which grow with the tokens.
+    """
+    study = load_study("tiny")
+    pocket, shown = study.models["pocket"], study.figures.gradient
+    assert pocket.scratch is not None
+    assert shown is not None
+    figures = study.figures.model_copy(update={"gradient": shown.model_copy(update={"prompts": 4, "negatives": 8})})
+    lengths, sketched = lengths_of(study, "hh", "pocket", results=Path("nowhere")), []
+    for width in (512, 1024, 2048):
+        model = pocket.model_copy(update={"scratch": pocket.scratch.model_copy(update={"width": width})})
+        found = stages_of(study.model_copy(update={"models": {"pocket": model}, "figures": figures}), machine)
+        shape, chosen, length = shape_of(model), MACHINES[machine], lengths.prompt + lengths.response
+        operations = 3 * forward(shape, 36 * length, head_tokens=36 * lengths.response, context=length / 2)
+        rest = chosen.start_s + operations / (chosen.flops * chosen.train_share) + 36 * 0.012
+        sketched.append((found["gradient_noise"].seconds - rest) / shape.weights)
+    assert sketched == pytest.approx([9e-9 + 36 * per_gradient] * 3)
+    assert machine != "cpu" or sketched[0] * 358e6 == pytest.approx(42, abs=1)
 
 
 def test_measured_lengths_replace_expected_ones(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def reference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A model whose log-probability of token t after a prompt of n tokens is -t - n / 8; batches of few tokens."""
     import torch
 
-    from selfcontrast import checkpoints, lm_head, logprobs
+    from selfcontrast import attention, checkpoints, logprobs
     from selfcontrast.steps import ref_logps
 
     def token_logps(model: object, prompts: Any, responses: Any, *, sharing: str) -> logprobs.TokenLogps:
@@ -151,7 +151,7 @@ def reference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         return logprobs.TokenLogps(torch.tensor([-t - n / 8 for n, r in flat for t in r]), [len(r) for _, r in flat])
 
     monkeypatch.setattr(checkpoints, "load_model", lambda *_, **__: SimpleNamespace(device=torch.device("cpu")))
-    monkeypatch.setattr(lm_head, "check_head", lambda model: None)
+    monkeypatch.setattr(attention, "check_model", lambda model: None)
     monkeypatch.setattr(logprobs, "supported_sharing", lambda *_, **__: "prefix")
     monkeypatch.setattr(logprobs, "token_logps", token_logps)
     monkeypatch.setattr(ref_logps, "TOKENS_PER_BATCH", 40)
