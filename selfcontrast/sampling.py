@@ -54,7 +54,7 @@ class Sampled:
     """One sampled response.
 
     Attributes:
-        ids: its tokens, with EOS if the model ended it.
+        ids: its tokens, the one that ended it included if the model ended it.
         finish: why it ended.
         logps: log-probability of each token under the model (temperature 1, the whole distribution), in nats; None from a
             back-end that was not asked for them.
@@ -63,6 +63,11 @@ class Sampled:
     ids: list[int]
     finish: Literal["stop", "length"]
     logps: list[float] | None = None
+
+    @property
+    def text_ids(self) -> list[int]:
+        """Return its tokens without the one that ended it."""
+        return self.ids[:-1] if self.finish == "stop" else self.ids
 
 
 class Sampler(Protocol):

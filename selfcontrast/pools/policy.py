@@ -42,13 +42,13 @@ def respond(
         n=params.n_responses,
         seed_of=lambda i, j: context.seed_of(prompts[i].prompt_id, j),
         sampling=Sampling.within(params.max_new_tokens, params.temperature, params.top_p, context.max_length),
-        eos_ids=frozenset([int(context.renderer.tokenizer.eos_token_id)]),
+        eos_ids=context.stop_ids | {context.renderer.end_id},
         prompts_per_batch=max(1, params.batch_responses // params.n_responses),
     )
     ids = [p.prompt_ids for p in prompts]
     sampled = sample_shard(ids, request, context.sampler, shard=shard, shards=shards, chunks=context.chunks)
     text = context.renderer.response_text
     return {
-        prompts[i].prompt_id: [PoolResponse(text(a.ids), a.ids, a.finish) for a in answers]
+        prompts[i].prompt_id: [PoolResponse(text(a.text_ids), a.ids, a.finish) for a in answers]
         for i, answers in sampled.items()
     }

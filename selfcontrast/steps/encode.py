@@ -13,6 +13,7 @@ import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the splits."""
-    from selfcontrast.checkpoints import load_tokenizer
-    from selfcontrast.rendering import Renderer, prepare_tokenizer
+    from selfcontrast.checkpoints import embedding_rows, load_tokenizer
+    from selfcontrast.rendering import renderer_of_base, settings_of
 
     spec = step.spec
-    tokenizer = load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"])
-    new_tokens = prepare_tokenizer(tokenizer, spec["template"])
-    renderer = Renderer(tokenizer, spec["template"])
+    code = spec["trust_remote_code"]
+    tokenizer, n_rows = (
+        load_tokenizer(args.base, trust_remote_code=code),
+        embedding_rows(args.base, trust_remote_code=code),
+    )
+    renderer = renderer_of_base(tokenizer, spec["template"], rows=n_rows, **settings_of(spec))
+    renderer.check_rows()
     step.join_template(renderer.digest, where=args.base)
     path = step.open(args.dialogues).path("dialogues.jsonl.gz")
     with artifacts.scratch(step.folder / "rows") as folder:
@@ -58,7 +63,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         "dropped": dict(tally.dropped),
         "prompts": sizes,
         "unused": len(rows) - sum(n for name, n in sizes.items() if name != "pool"),
-        "new_tokens": len(new_tokens),
+        "new_tokens": len(renderer.rows.added),
         "trains_apart": renderer.trains_apart,
         "control_tokens": dict(renderer.counts),
         "longest_prompt": tally.longest_prompt,
@@ -108,7 +113,10 @@ def _encoded(path: Path, renderer: Any, spec: dict[str, Any], room: int, tally: 
             tally.dropped[NOT_RENDERED] += 1
             continue
         prompt_ids, target_ids = max(prompts.values(), key=len), renderer.response_ids(record["target"])
-        longest_rejected = max((len(renderer.response_ids(r)) for r in record["rejected"]), default=0)
+        rejected_ids = [renderer.response_ids(r) for r in record["rejected"]]
+        made = chain(*prompts.values(), target_ids, *rejected_ids)
+        renderer.rows.check(renderer.tokenizer, made, where=f"row {record['row']} of {record['file']}")
+        longest_rejected = max(map(len, rejected_ids), default=0)
         needed = len(prompt_ids) + max(len(target_ids), longest_rejected, room)
         if needed > spec["max_length"]:
             if spec["long_prompts"] == "error":

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tiny_tokenizers import byte_tokenizer
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from selfcontrast import plugins
@@ -35,22 +36,6 @@ TURNS = [
     Message("assistant", "I'm doing great. How can I help you today?"),
     Message("user", "I'd like to show off how chat templating works!"),
 ]
-
-
-def byte_tokenizer(**special: str) -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token for each byte, whose id is its value, and BOS 256, EOS 257."""
-    tokenizer = Tokenizer(models.BPE({char: i for i, char in enumerate(bytes_in_order())}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokens = {"bos_token": "<s>", "eos_token": "</s>"} | special
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **tokens)
-
-
-def bytes_in_order() -> list[str]:
-    """Return the character that stands for each byte in a byte-level vocabulary (GPT-2's table)."""
-    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = iter(range(256, 512))
-    return [chr(b) if b in shown else chr(next(hidden)) for b in range(256)]
 
 
 def renderer_of(template: str, tokenizer: Any = None) -> Renderer:
