@@ -26,7 +26,7 @@ from selfcontrast.chat_tokenizers import (
 from selfcontrast.errors import InputError
 from selfcontrast.escaping import Escaper
 from selfcontrast.records import UNREADABLE, Message
-from selfcontrast.token_rows import Rows
+from selfcontrast.token_rows import ALL, Rows
 from selfcontrast.turn_ends import TurnEnd
 
 if TYPE_CHECKING:
@@ -53,8 +53,10 @@ def renderer_of_base(
         rows: of the model's embedding; None if they are not known.
         settings: see ``settings_of``.
     """
-    added = prepare_tokenizer(tokenizer, template, **settings)
-    return Renderer(tokenizer, template, rows=Rows(rows, frozenset(added)))
+    new = prepare_tokenizer(tokenizer, template, **settings)
+    # Somebody may have added the template's tokens to the tokenizer, and no rows to the model.
+    own = tokenizer.convert_tokens_to_ids(list(plugins.load("templates", template).TOKENS))
+    return Renderer(tokenizer, template, rows=Rows(rows, frozenset([*new, *Rows(rows).lacking(own)])))
 
 
 class Renderer:
@@ -80,7 +82,7 @@ class Renderer:
         definition = plugins.load("templates", template)
         self.tokenizer = tokenizer
         self.template = template
-        self.rows = rows or Rows()
+        self.rows = rows or ALL
         self.counts: Counter[str] = Counter()
         check_tokens(tokenizer, template)
         if definition.END and tokenizer.eos_token != definition.END:

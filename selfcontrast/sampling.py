@@ -64,10 +64,10 @@ class Sampled:
     finish: Literal["stop", "length"]
     logps: list[float] | None = None
 
-    @property
-    def text_ids(self) -> list[int]:
-        """Return its tokens without the one that ended it."""
-        return self.ids[:-1] if self.finish == "stop" else self.ids
+
+def text_ids(sampled: Sampled) -> list[int]:
+    """Return the tokens of a response without the one that ended it, which may be no special token to the tokenizer."""
+    return sampled.ids[:-1] if sampled.finish == "stop" else sampled.ids
 
 
 class Sampler(Protocol):

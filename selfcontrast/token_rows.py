@@ -63,3 +63,7 @@ class Rows:
             "(model.resize_token_embeddings(len(tokenizer)), then save_pretrained) and train them; or, where it is the pad "
             "token alone, name another pad_token in tokenizer_config.json",
         )
+
+
+ALL = Rows()
+"""Rows that are not known: no id lacks one."""

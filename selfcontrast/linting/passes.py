@@ -61,7 +61,12 @@ def limits_of(renderer: Renderer, max_length: int | None) -> Limits:
 
 
 def check_specials(renderer: Renderer) -> list[Finding]:
-    """Return an error if a special token that training or evaluation may use has no row in the model's embedding."""
+    """Return an error if a special token that training or evaluation may use has no row in the model's embedding.
+
+    Where the rows are not known, a note says that nothing was compared.
+    """
+    if renderer.rows.n is None:
+        return [Finding("info", "rows", "the rows of the model's embedding are not known", 0, 0)]
     missing = renderer.rows.lacking_specials(renderer.tokenizer)
     what = "special tokens of the tokenizer for which the model has no embedding"
     return [Finding("error", "rows", what, len(missing), len(READ), next(iter(missing.values())))] if missing else []

@@ -30,7 +30,9 @@ class Limits:
 
 def token_checks(limits: Limits) -> list[RowCheck]:
     """Return the checks of token ids, fresh for one pass over the rows."""
+    missing = "a token has an id for which the model has no embedding"
     return [
+        *([] if limits.rows.n is None else [RowCheck("rows", missing, "error", without_row(limits))]),
         RowCheck(
             "bos",
             "a prompt does not start with exactly one BOS, or an answer holds one",
@@ -40,13 +42,6 @@ def token_checks(limits: Limits) -> list[RowCheck]:
         ),
         RowCheck("bos_inside", "the prompt holds a further BOS behind the first", "warning", later_bos(limits)),
         RowCheck("eos", "an answer does not end with exactly one EOS, or holds one", "error", wrong_eos(limits)),
-        RowCheck(
-            "rows",
-            "a token has an id for which the model has no embedding",
-            "error",
-            without_row(limits),
-            if_never="the rows of the model's embedding are not known",
-        ),
         RowCheck("long_prompt", "the prompt alone fills the context", "warning", long_prompt(limits)),
         RowCheck(
             "truncated",
@@ -109,7 +104,7 @@ def without_row(limits: Limits) -> Question:
     """Return a question that finds token ids for which the model has no embedding."""
 
     def ask(row: Row) -> str | None:
-        if row.tokens is None or limits.rows.n is None:
+        if row.tokens is None:
             return None
         missing = limits.rows.lacking(chain(row.tokens.prompt, *row.tokens.answers))
         return f"id {missing[-1]}; the model has {limits.rows.n} rows" if missing else FINE

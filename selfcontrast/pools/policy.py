@@ -36,7 +36,7 @@ def respond(
     prompts: Sequence[PoolPrompt], context: PoolContext, params: Params, *, shard: int, shards: int
 ) -> dict[str, list[PoolResponse]]:
     """Return the responses to the prompts of one shard (counted from 1), by prompt id, in sampling order."""
-    from selfcontrast.sampling import Request, Sampling, sample_shard
+    from selfcontrast.sampling import Request, Sampling, sample_shard, text_ids
 
     request = Request(
         n=params.n_responses,
@@ -49,6 +49,6 @@ def respond(
     sampled = sample_shard(ids, request, context.sampler, shard=shard, shards=shards, chunks=context.chunks)
     text = context.renderer.response_text
     return {
-        prompts[i].prompt_id: [PoolResponse(text(a.text_ids), a.ids, a.finish) for a in answers]
+        prompts[i].prompt_id: [PoolResponse(text(text_ids(a)), a.ids, a.finish) for a in answers]
         for i, answers in sampled.items()
     }

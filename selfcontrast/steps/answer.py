@@ -108,6 +108,8 @@ def converse(
         sample: answers the prompts of a turn, token ids by question id; gets the number of the turn as well.
         most_prompt_tokens: a longer prompt is not answered.
     """
+    from selfcontrast.sampling import text_ids
+
     dialogues: dict[str, list[Message]] = {q.id: [] for q in questions}
     answered: dict[tuple[str, int], Turn] = {}
     for turn in range(max((len(q.turns) for q in questions), default=0)):
@@ -117,7 +119,7 @@ def converse(
         prompts = {q.id: renderer.prompt_ids(dialogues[q.id]) for q in going}
         fitting = {i: ids for i, ids in prompts.items() if len(ids) <= most_prompt_tokens}
         for i, drawn in sample(fitting, turn).items():
-            text = renderer.response_text(drawn.text_ids)
+            text = renderer.response_text(text_ids(drawn))
             dialogues[i].append(Message("assistant", text))
             answered[i, turn] = Turn(i, turn, text, len(drawn.ids) - (drawn.finish == "stop"), drawn.finish)
     places = [(q.id, turn) for q in questions for turn in range(len(q.turns))]

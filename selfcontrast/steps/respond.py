@@ -41,7 +41,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     from selfcontrast.backends import Policy
     from selfcontrast.checkpoints import load_tokenizer, stop_ids
     from selfcontrast.rendering import Renderer
-    from selfcontrast.sampling import Request, Sampling, sample_shard
+    from selfcontrast.sampling import Request, Sampling, sample_shard, text_ids
 
     use_threads(args.threads)
     spec = step.spec
@@ -67,7 +67,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         {
             "prompt_id": [r[0] for r in rows],
             "response_id": [r[1] for r in rows],
-            "text": [renderer.response_text(r[2].text_ids) for r in rows],
+            "text": [renderer.response_text(text_ids(r[2])) for r in rows],
             "n_tokens": [len(r[2].ids) - (r[2].finish == "stop") for r in rows],
             "finish": [r[2].finish for r in rows],
         },
