@@ -15,7 +15,17 @@ from selfcontrast.errors import SelfContrastError
 
 # Modules that make the numbers of several rules: their inputs, so that an edit reruns those.
 LOGPROBS = ["selfcontrast/lm_head.py", "selfcontrast/logprobs.py"]
-RENDERER = ["selfcontrast/escaping.py", "selfcontrast/rendering.py"]
+RENDERER = [
+    f"selfcontrast/{module}.py"
+    for module in (
+        "chat_heads",
+        "chat_tokenizers",
+        "escaping",
+        "rendering",
+        "token_rows",
+        "turn_ends",
+    )
+]
 SAMPLERS = {
     "hf": [*LOGPROBS, "selfcontrast/sampling.py", "selfcontrast/generation.py"],
     "vllm": ["selfcontrast/sampling.py", "selfcontrast/vllm_engine.py"],

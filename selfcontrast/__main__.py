@@ -18,6 +18,7 @@ from selfcontrast.exporting import command as exporting
 from selfcontrast.judging.price import judge_price
 from selfcontrast.judging.question_checks import check_questions
 from selfcontrast.linting import command as linting
+from selfcontrast.linting.tokenizers import check_tokenizers
 from selfcontrast.planning.machines import MACHINES
 from selfcontrast.planning.report import describe_plan
 from selfcontrast.progress import follow_to_the_end
@@ -77,6 +78,7 @@ def check(name: str) -> str:
     check_files(study)
     check_checkpoints(study)
     check_architectures(study)
+    check_tokenizers(study)
     check_questions(study)
     lines = [f"{study.name}: {study.description}"]
     for dataset in study.datasets:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,26 +118,32 @@ def _nf4(dtype: torch.dtype) -> Any:
     )
 
 
-def fit_to_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new_tokens: Sequence[int]) -> None:
+def fit_to_tokenizer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new_tokens: Sequence[int], *, stops: Iterable[int] = ()
+) -> None:
     """Give a base model, in place, embeddings for new tokens, and the tokenizer's EOS as the token that ends a generation.
 
-    A new token starts with the mean of the rows of the tokens that were there, in both embeddings. Embeddings that have rows
-    to spare keep their size.
+    A new token starts with the mean of the rows of the tokens that were there, in both embeddings, and so do rows between
+    the old ones and the new. Embeddings that have rows to spare keep their size. Generation also ends where it did before.
 
     Args:
         new_tokens: ids that were added behind the vocabulary.
+        stops: further ids that end a generation: the EOS that the tokenizer had.
     """
     import torch
 
     if new_tokens:
-        if model.get_input_embeddings().weight.shape[0] <= max(new_tokens):
+        n_rows = model.get_input_embeddings().weight.shape[0]
+        if n_rows <= max(new_tokens):
             model.resize_token_embeddings(max(new_tokens) + 1, mean_resizing=False)
         layers = [model.get_input_embeddings(), model.get_output_embeddings()]
         tensors = {p.data_ptr(): p for layer in layers for p in layer.parameters()}  # tied embeddings are one tensor
+        made = sorted({*new_tokens, *range(n_rows, max(new_tokens) + 1)})
         with torch.no_grad():
             for tensor in tensors.values():
-                tensor[list(new_tokens)] = tensor[: min(new_tokens)].float().mean(0).to(tensor.dtype)
-    eos = tokenizer.eos_token_id
+                tensor[made] = tensor[: made[0]].float().mean(0).to(tensor.dtype)
+    ends = list(dict.fromkeys([tokenizer.eos_token_id, *_ends_of(model), *stops]))
+    eos = ends if len(ends) > 1 else ends[0]
     model.config.get_text_config().eos_token_id = eos
     model.config.eos_token_id = eos
     if model.generation_config is not None:
@@ -181,6 +187,40 @@ def _says_nothing(value: Any, default: Any) -> bool:
     if value is None or (value is False and default is None):
         return True
     return value == default or (isinstance(default, list) and isinstance(value, int) and [value] == default)
+
+
+def _ends_of(model: PreTrainedModel) -> list[int]:
+    """Return the ids that ended a generation when the model was loaded."""
+    if (generation := model.generation_config) is None:
+        return []
+    ids = _as_list(generation.eos_token_id)
+    # A single id that comes from the configuration may be no more than the default of its class.
+    return ids if len(ids) > 1 or not getattr(generation, "_from_model_config", False) else []
+
+
+def stated_ends(folder: Path) -> list[int]:
+    """Return the ids that the generation_config.json of a saved model names as EOS; see ``Renderer.stop_ids``."""
+    path = folder / "generation_config.json"
+    return _as_list(artifacts.read_json(path).get("eos_token_id")) if path.is_file() else []
+
+
+def embedding_rows(path: str | Path, *, trust_remote_code: bool = False) -> int | None:
+    """Return how many token ids a checkpoint has an embedding for, or None if its configuration does not say."""
+    from transformers import AutoConfig
+
+    name, revision = split_revision(path)
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError):
+        return None  # what is wrong with it is said where the model is loaded
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    return rows if isinstance(rows, int) else None
+
+
+def _as_list(ids: int | Sequence[int] | None) -> list[int]:
+    if ids is None:
+        return []
+    return [ids] if isinstance(ids, int) else [int(i) for i in ids]
 
 
 def save_checkpoint(

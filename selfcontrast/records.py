@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 TARGET = "target"
 """Id of the SFT target among the responses to a prompt; the others are ``<pool>.<number>``."""
 
+UNREADABLE = "ids_without_token"
+"""Count, in reports of steps that sample: sampled ids that are no token of the tokenizer, so that texts lack them."""
+
 ELSEWHERE = "elsewhere"
 """Id, among reference log-probabilities, of an answer to another prompt: the target of the prompt that follows."""
 

@@ -145,12 +145,15 @@ def render_answers(
 ) -> tuple[list[list[int]], int]:
     """Return the token ids of a prompt with each answer, which is all that a reward model reads, and how many were cut.
 
+    They end where the chat template's text ends, a newline behind the end of turn included: that is the last token of the
+    rendered dialogue, at which reward models are trained to give their number.
+
     Args:
         prompt: the last user turn.
         longest: tokens; what is longer loses its beginning.
     """
     start = renderer.prompt_ids([Message("user", prompt)])
-    rows = [[*start, *renderer.response_ids(text)] for text in texts]
+    rows = [[*start, *renderer.finished_ids(text)] for text in texts]
     return [row[-longest:] for row in rows], sum(len(row) > longest for row in rows)
 
 

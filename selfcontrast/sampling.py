@@ -55,7 +55,7 @@ class Sampled:
     """One sampled response.
 
     Attributes:
-        ids: its tokens, with EOS if the model ended it.
+        ids: its tokens, the one that ended it included if the model ended it.
         finish: why it ended.
         logps: log-probability of each token under the model (temperature 1, the whole distribution), in nats; None from a
             back-end that was not asked for them.
@@ -64,6 +64,11 @@ class Sampled:
     ids: list[int]
     finish: Literal["stop", "length"]
     logps: list[float] | None = None
+
+
+def text_ids(sampled: Sampled) -> list[int]:
+    """Return the tokens of a response without the one that ended it, which may be no special token to the tokenizer."""
+    return sampled.ids[:-1] if sampled.finish == "stop" else sampled.ids
 
 
 class Sampler(Protocol):

@@ -68,12 +68,13 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
     data, m = study.datasets[dataset], study.models[model]
     loading = {"dtype": m.dtype, "trust_remote_code": m.trust_remote_code}
     splits = data.splits.model_dump()
+    template = _template(m)
     specs: list[tuple[str, Spec]] = [
         (
             "prompts",
             {
                 "base": m.path,
-                "template": m.template,
+                **template,
                 "max_length": m.max_length,
                 "splits": splits,
                 "bad_records": data.bad_records,
@@ -86,7 +87,7 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
             "lint",
             {
                 "adaptor": data.adaptor,
-                "template": m.template,
+                **template,
                 "max_length": m.max_length,
                 "trust_remote_code": m.trust_remote_code,
                 "errors": data.lint,
@@ -97,7 +98,7 @@ def _model_specs(study: Study, dataset: str, model: str) -> list[tuple[str, Spec
             {
                 **loading,
                 "base": m.path,
-                "template": m.template,
+                **template,
                 "training": m.sft and m.sft.model_dump(),
                 "n_steps": max(1, round(m.sft.epochs * data.splits.sft / m.sft.batch)) if m.sft else 0,
                 "seed": derive_seed(study.seed, "sft", dataset, model),
@@ -234,6 +235,13 @@ def _evaluation_spec(study: Study, model: str) -> Spec:
         **_context(study.models[model], e.max_new_tokens),
         "seed": derive_seed(study.seed, "evaluation"),
     }
+
+
+def _template(model: Model) -> Spec:
+    """Return how a model's dialogues are rendered: the template, and what the study says of it beyond the defaults."""
+    more = {"end_of_turn": model.end_of_turn, "template_date": model.template_date}
+    defaults = {key: Model.model_fields[key].default for key in more}
+    return {"template": model.template} | {key: value for key, value in more.items() if value != defaults[key]}
 
 
 def _engine(model: Model) -> Spec:

@@ -22,9 +22,11 @@ token, which is read as that token; prompts without their system turn, since the
 turns are in an order that no training prompt has, which the harness renders."""
 
 
-def stop_ids(renderer: Renderer) -> tuple[int, ...]:
-    """Return the ids that end an answer of a policy: what ends its training targets, as where it is sampled."""
-    return (renderer.response_ids("")[-1],)
+def stop_ids(model: PreTrainedModel, renderer: Renderer) -> tuple[int, ...]:
+    """Return the ids that end an answer of a policy, the end of a turn first: the same as where it is sampled."""
+    stated = model.generation_config.eos_token_id if model.generation_config is not None else None
+    others = renderer.stop_ids([stated] if isinstance(stated, int) else stated or ()) - {renderer.end_id}
+    return (renderer.end_id, *sorted(others))
 
 
 class Rendered(str):
@@ -127,7 +129,7 @@ def policy_lm(model: PreTrainedModel, renderer: Renderer, *, batch: int) -> Any:
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    stops = stop_ids(renderer)
+    stops = stop_ids(model, renderer)
 
     class PolicyLM(HFLM):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -117,11 +117,12 @@ def _renderer(args: argparse.Namespace) -> Renderer | None:
     folder = args.model or args.tokenizer
     if folder is None:
         return None
-    from selfcontrast.checkpoints import load_tokenizer
+    from selfcontrast.checkpoints import embedding_rows, load_tokenizer
     from selfcontrast.rendering import renderer_of_base
 
     tokenizer = load_tokenizer(folder)
-    return renderer_of_base(tokenizer, args.template or ("tokenizer" if tokenizer.chat_template else "dialogue"))
+    template = args.template or ("tokenizer" if tokenizer.chat_template else "dialogue")
+    return renderer_of_base(tokenizer, template, rows=embedding_rows(args.model) if args.model else None)
 
 
 def _context_of(model: str | None) -> int | None:
@@ -177,9 +178,9 @@ def _records_of(study: Study, name: str, root: Path) -> list[Path]:
 
 
 def _of_model(layout: Layout, model: Model, held_out: Sequence[HeldOut], say: Say) -> list[found.Finding]:
-    from selfcontrast.checkpoints import load_tokenizer
+    from selfcontrast.checkpoints import embedding_rows, load_tokenizer
     from selfcontrast.linting.passes import check_encoded, check_templates
-    from selfcontrast.rendering import Renderer, renderer_of_base
+    from selfcontrast.rendering import Renderer, renderer_of_base, settings_of
 
     if not layout.prompts.is_file():
         say(f"{layout.dataset}/{layout.model}: no encoded splits yet at {layout.prompts.as_posix()}; not checked")
@@ -189,7 +190,10 @@ def _of_model(layout: Layout, model: Model, held_out: Sequence[HeldOut], say: Sa
     base = model.path or str(layout.root / "models" / layout.model / "base" / "model")
     if (fetched := layout.root / fetch_key(base) / "files").is_dir():
         base = str(fetched)
-    renderer = renderer_of_base(load_tokenizer(base, trust_remote_code=model.trust_remote_code), model.template)
+    code = model.trust_remote_code
+    settings = settings_of(model.model_dump())
+    tokenizer, n_rows = load_tokenizer(base, trust_remote_code=code), embedding_rows(base, trust_remote_code=code)
+    renderer = renderer_of_base(tokenizer, model.template, rows=n_rows, **settings)
     digests = {"encode": encoded.manifest["template_sha256"], "base model": renderer.digest}
     for manifest in sorted(layout.base.rglob("manifest.json")):
         stage = manifest.parent.relative_to(layout.base).as_posix()
@@ -197,8 +201,8 @@ def _of_model(layout: Layout, model: Model, held_out: Sequence[HeldOut], say: Sa
         if recorded is not None and manifest != layout.prompts:
             digests[stage] = recorded
         if (folder := manifest.parent / "model").is_dir():
-            tokenizer = load_tokenizer(folder, trust_remote_code=model.trust_remote_code)
-            digests[f"{stage}/model"] = Renderer(tokenizer, model.template).digest
+            saved = load_tokenizer(folder, trust_remote_code=code)
+            digests[f"{stage}/model"] = Renderer(saved, model.template).digest
     return check_encoded(
         encoded, dialogues, renderer, max_length=model.max_length, held_out=held_out
     ) + check_templates(digests)

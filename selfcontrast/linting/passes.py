@@ -14,7 +14,8 @@ from selfcontrast.linting.findings import Check, Finding, Level, Row, Tally, Unu
 from selfcontrast.linting.reading import dialogue_rows, held_out_items, record_rows, split_members, split_rows
 from selfcontrast.linting.text_checks import TOLERATED, text_checks
 from selfcontrast.linting.token_checks import Limits, token_checks
-from selfcontrast.records import WRONG_WAY_ROUND
+from selfcontrast.records import WRONG_WAY_ROUND, Message
+from selfcontrast.token_rows import READ
 
 if TYPE_CHECKING:
     from selfcontrast.rendering import Renderer
@@ -53,8 +54,22 @@ def run_checks(rows: Iterable[Row | Unusable], checks: Sequence[Check]) -> list[
 
 def limits_of(renderer: Renderer, max_length: int | None) -> Limits:
     """Return what a tokenizer and a model allow."""
-    tokenizer = renderer.tokenizer
-    return Limits(tokenizer.bos_token_id, int(tokenizer.eos_token_id), max_length)
+    bos = renderer.tokenizer.bos_token_id
+    start = renderer.prompt_ids([Message("user", "x")])
+    before_bos = start.index(bos) if bos in start else 0
+    return Limits(bos, renderer.end_id, max_length, before_bos, renderer.rows)
+
+
+def check_specials(renderer: Renderer) -> list[Finding]:
+    """Return an error if a special token that training or evaluation may use has no row in the model's embedding.
+
+    Where the rows are not known, a note says that nothing was compared.
+    """
+    if renderer.rows.n is None:
+        return [Finding("info", "rows", "the rows of the model's embedding are not known", 0, 0)]
+    missing = renderer.rows.lacking_specials(renderer.tokenizer)
+    what = "special tokens of the tokenizer for which the model has no embedding"
+    return [Finding("error", "rows", what, len(missing), len(READ), next(iter(missing.values())))] if missing else []
 
 
 def check_records(
@@ -74,7 +89,8 @@ def check_records(
     checks: list[Check] = [*text_checks(), LengthSkew(), *(Overlap(h) for h in held_out), *more]
     if renderer is not None:
         checks += token_checks(limits_of(renderer, max_length))
-    return run_checks(record_rows(paths, adaptor, renderer), checks) + check_licence(adaptor)
+    found = check_specials(renderer) if renderer is not None else []
+    return found + run_checks(record_rows(paths, adaptor, renderer), checks) + check_licence(adaptor)
 
 
 def check_encoded(
@@ -92,7 +108,7 @@ def check_encoded(
     """
     checks: list[Check] = [*token_checks(limits_of(renderer, max_length)), LengthSkew()]
     rows = (row for split in (*TRAINED, *HELD_OUT) for row in split_rows(encoded, split, renderer))
-    found = run_checks(rows, checks)
+    found = check_specials(renderer) + run_checks(rows, checks)
     report = encoded.manifest["report"]
     kept = sum(n for split, n in report["prompts"].items() if split != "pool") + report["unused"]
     for reason, n in report["dropped"].items():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 
 from selfcontrast.linting.findings import FINE, Question, Row, RowCheck
+from selfcontrast.token_rows import Rows
 
 
 @dataclass(frozen=True)
@@ -15,16 +17,22 @@ class Limits:
         bos: id of the token that starts a prompt; None if the tokenizer has none.
         eos: id of the token that ends an answer.
         max_length: longest prompt plus answer, in tokens; None if it is not known.
+        before_bos: tokens that the template writes before BOS, such as a newline.
+        rows: ids that the model has an embedding for.
     """
 
     bos: int | None
     eos: int
     max_length: int | None
+    before_bos: int = 0
+    rows: Rows = field(default_factory=Rows)
 
 
 def token_checks(limits: Limits) -> list[RowCheck]:
     """Return the checks of token ids, fresh for one pass over the rows."""
+    missing = "a token has an id for which the model has no embedding"
     return [
+        *([] if limits.rows.n is None else [RowCheck("rows", missing, "error", without_row(limits))]),
         RowCheck(
             "bos",
             "a prompt does not start with exactly one BOS, or an answer holds one",
@@ -51,10 +59,10 @@ def wrong_bos(limits: Limits) -> Question:
     def ask(row: Row) -> str | None:
         if row.tokens is None or limits.bos is None:
             return None
-        prompt = list(row.tokens.prompt[:2])
-        if prompt[:1] != [limits.bos]:
-            return f"the prompt starts with id {prompt[0] if prompt else 'none'}, not with BOS {limits.bos}"
-        if prompt[1:] == [limits.bos]:
+        start = list(row.tokens.prompt[: limits.before_bos + 2])
+        if limits.bos not in start[:-1]:
+            return f"the prompt starts with id {start[0] if start else 'none'}, not with BOS {limits.bos}"
+        if start[start.index(limits.bos) + 1 :][:1] == [limits.bos]:
             return f"the prompt starts with two BOS {limits.bos}"
         # Where one token serves as both, the EOS of an answer is no BOS.
         if limits.bos != limits.eos and any(limits.bos in answer for answer in row.tokens.answers):
@@ -65,12 +73,12 @@ def wrong_bos(limits: Limits) -> Question:
 
 
 def later_bos(limits: Limits) -> Question:
-    """Return a question that finds a BOS behind the first two ids of a prompt: some templates write one for each turn."""
+    """Return a question that finds a BOS behind the start of a prompt: some templates write one for each turn."""
 
     def ask(row: Row) -> str | None:
         if row.tokens is None or limits.bos is None or limits.bos == limits.eos:
             return None
-        n = list(row.tokens.prompt[2:]).count(limits.bos)
+        n = list(row.tokens.prompt[limits.before_bos + 2 :]).count(limits.bos)
         return f"{n} of id {limits.bos}" if n else FINE
 
     return ask
@@ -88,6 +96,18 @@ def wrong_eos(limits: Limits) -> Question:
                 name = "the chosen answer" if i == 0 else "a rejected answer"
                 return f"{name} has {n} of EOS {limits.eos} and ends with {'it' if ends else 'another id'}"
         return FINE
+
+    return ask
+
+
+def without_row(limits: Limits) -> Question:
+    """Return a question that finds token ids for which the model has no embedding."""
+
+    def ask(row: Row) -> str | None:
+        if row.tokens is None:
+            return None
+        missing = limits.rows.lacking(chain(row.tokens.prompt, *row.tokens.answers))
+        return f"id {missing[-1]}; the model has {limits.rows.n} rows" if missing else FINE
 
     return ask
 

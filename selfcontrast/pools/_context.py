@@ -23,7 +23,7 @@ class PoolPrompt:
 
 @dataclass(frozen=True)
 class PoolResponse:
-    """One response: its text, its ids (EOS last if it ended by itself), and why it ended."""
+    """One response: its text, its ids (with the one that ended it, if it ended by itself), and why it ended."""
 
     text: str
     ids: list[int]
@@ -37,6 +37,7 @@ class PoolContext:
     Attributes:
         renderer: text to ids and back.
         sampler: returns the policy that answers, loaded at the first call; pools that need none do not call it.
+        stop_ids: ids that end a response; empty: the end of turn alone.
         seed_of: the random stream of a prompt's j-th response.
         max_length: longest prompt and response together, for pools whose responses have no length of their own.
         chunks: where finished batches outlive an interruption; None keeps none.
@@ -47,3 +48,4 @@ class PoolContext:
     seed_of: Callable[[str, int], int]
     max_length: int = 0
     chunks: Chunks | None = None
+    stop_ids: frozenset[int] = frozenset()

@@ -36,13 +36,13 @@ def respond(
     prompts: Sequence[PoolPrompt], context: PoolContext, params: Params, *, shard: int, shards: int
 ) -> dict[str, list[PoolResponse]]:
     """Return the responses to the prompts of one shard (counted from 1), by prompt id, in sampling order."""
-    from selfcontrast.sampling import Request, Sampling, sample_shard
+    from selfcontrast.sampling import Request, Sampling, sample_shard, text_ids
 
     request = Request(
         n=params.n_responses,
         seed_of=lambda i, j: context.seed_of(prompts[i].prompt_id, j),
         sampling=Sampling.within(params.max_new_tokens, params.temperature, params.top_p, context.max_length),
-        eos_ids=frozenset([int(context.renderer.tokenizer.eos_token_id)]),
+        eos_ids=context.stop_ids or context.renderer.stop_ids(),
         prompts_per_batch=max(1, params.batch_responses // params.n_responses),
         name_of=lambda i: f"prompt {prompts[i].prompt_id}",
     )
@@ -50,6 +50,6 @@ def respond(
     sampled = sample_shard(ids, request, context.sampler, shard=shard, shards=shards, chunks=context.chunks)
     text = context.renderer.response_text
     return {
-        prompts[i].prompt_id: [PoolResponse(text(a.ids), a.ids, a.finish) for a in answers]
+        prompts[i].prompt_id: [PoolResponse(text(text_ids(a)), a.ids, a.finish) for a in answers]
         for i, answers in sampled.items()
     }

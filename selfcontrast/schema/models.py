@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from selfcontrast import plugins
+from selfcontrast.chat_heads import DEFAULT_DATE
 from selfcontrast.schema.keys import Count, Fraction, Strict
+
+
+def _iso_date(day: object) -> object:
+    """Return a day in ISO form, for which YAML makes a date; raise ValueError for a text that is no day."""
+    if isinstance(day, date) and not isinstance(day, datetime):
+        return day.isoformat()
+    if isinstance(day, str):
+        date.fromisoformat(day)
+    return day
+
+
+Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), BeforeValidator(_iso_date)]
 
 
 class Lora(Strict):
@@ -97,6 +111,13 @@ class Model(Strict):
     template: str = Field(
         "tokenizer", description="plug-in of selfcontrast/templates; `tokenizer` is the checkpoint's own chat template"
     )
+    end_of_turn: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="token that ends an answer under the checkpoint's own template, if it cannot be read from there",
+    )
+    template_date: Date = Field(
+        DEFAULT_DATE, description="day on which prompts are rendered by a template that asks for the date (ISO)"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="type in which weights are stored, sampled and evaluated"
     )
@@ -122,4 +143,6 @@ class Model(Strict):
             raise ValueError("give either `path` or `scratch`")
         if self.template not in (known := plugins.names("templates")):
             raise ValueError(f"unknown template `{self.template}`; available: {', '.join(known)}")
+        if self.end_of_turn is not None and self.template != "tokenizer":
+            raise ValueError(f"`end_of_turn` is for the checkpoint's own template; `{self.template}` has its own")
         return self

@@ -47,7 +47,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the answers."""
     from selfcontrast import artifacts
     from selfcontrast.backends import Policy
-    from selfcontrast.checkpoints import load_tokenizer
+    from selfcontrast.checkpoints import load_tokenizer, stated_ends
     from selfcontrast.judging.questions import read_questions
     from selfcontrast.rendering import Renderer
 
@@ -65,7 +65,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         def sample(prompts: dict[str, list[int]], turn: int) -> dict[str, Sampled]:
             asked = [q for q in questions if q.id in prompts]
             seeds = {q.id: derive_seed(spec["seed"], args.stream, args.seed, q.id, turn) for q in asked}
-            return _sample(asked, prompts, seeds, spec, policy, int(renderer.tokenizer.eos_token_id))
+            return _sample(asked, prompts, seeds, spec, policy, renderer.stop_ids(stated_ends(folder)))
 
         rows = converse(questions, renderer, sample, most_prompt_tokens=args.max_length - spec["max_new_tokens"])
     step.write_table(
@@ -80,6 +80,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     )
     counts = Counter(r.finish for r in rows)
     step.report = {"responses": len(rows), "cut_by_length": counts["length"], "without_room": counts[NO_ROOM]}
+    step.report |= renderer.unreadable()
     step.cost |= {"sampled_tokens": sum(r.n_tokens for r in rows)}
 
 
@@ -107,6 +108,8 @@ def converse(
         sample: answers the prompts of a turn, token ids by question id; gets the number of the turn as well.
         most_prompt_tokens: a longer prompt is not answered.
     """
+    from selfcontrast.sampling import text_ids
+
     dialogues: dict[str, list[Message]] = {q.id: [] for q in questions}
     answered: dict[tuple[str, int], Turn] = {}
     for turn in range(max((len(q.turns) for q in questions), default=0)):
@@ -116,7 +119,7 @@ def converse(
         prompts = {q.id: renderer.prompt_ids(dialogues[q.id]) for q in going}
         fitting = {i: ids for i, ids in prompts.items() if len(ids) <= most_prompt_tokens}
         for i, drawn in sample(fitting, turn).items():
-            text = renderer.response_text(drawn.ids)
+            text = renderer.response_text(text_ids(drawn))
             dialogues[i].append(Message("assistant", text))
             answered[i, turn] = Turn(i, turn, text, len(drawn.ids) - (drawn.finish == "stop"), drawn.finish)
     places = [(q.id, turn) for q in questions for turn in range(len(q.turns))]
@@ -129,7 +132,7 @@ def _sample(
     seeds: dict[str, int],
     spec: dict[str, Any],
     policy: Policy,
-    eos_id: int,
+    eos_ids: frozenset[int],
 ) -> dict[str, Sampled]:
     """Return one answer to each question by its id; questions of one temperature are sampled together."""
     from selfcontrast.sampling import Request, Sampling, sample_shard
@@ -144,7 +147,7 @@ def _sample(
             n=1,
             seed_of=lambda i, j, ids=ids: seeds[ids[i]],  # type: ignore[misc]
             sampling=Sampling(spec["max_new_tokens"], temperature, spec["top_p"]),
-            eos_ids=frozenset([eos_id]),
+            eos_ids=eos_ids,
             prompts_per_batch=spec["batch_responses"],
             name_of=lambda i, ids=ids: f"question {ids[i]}",  # type: ignore[misc]
         )

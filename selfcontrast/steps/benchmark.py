@@ -33,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the results."""
     from selfcontrast import artifacts
-    from selfcontrast.checkpoints import load_model, load_tokenizer, reset_generation
-    from selfcontrast.harness.policy import stop_ids
+    from selfcontrast.checkpoints import load_model, load_tokenizer, reset_generation, stated_ends
     from selfcontrast.harness.running import run_tasks
     from selfcontrast.rendering import Renderer
     from selfcontrast.sources import content_hash, task_files
@@ -54,7 +53,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     # Data of the hub stay in its cache for later jobs; the pocket world's have no business there.
     is_pocket = set(spec["tasks"]) <= set(POCKET_TASKS)
     model = load_model(checkpoint, dtype=loading["dtype"], trust_remote_code=loading["trust_remote_code"])
-    reset = reset_generation(model, stop_ids(renderer))
+    reset = reset_generation(model, sorted(renderer.stop_ids(stated_ends(checkpoint))))
     with artifacts.scratch(step.folder / "cache") if is_pocket else nullcontext() as cache:
         outcome = run_tasks(model, renderer, spec, folder=tasks, cache=cache)
     results = {

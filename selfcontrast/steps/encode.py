@@ -13,6 +13,7 @@ import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from selfcontrast.errors import InputError
 from selfcontrast.records import TRAINING_PROMPT, Message
 from selfcontrast.seeds import derive_seed
 from selfcontrast.sorting import PLACE, SortedRows
+from selfcontrast.token_rows import ALL, Rows
 
 NOT_RENDERED = "the chat template cannot render the prompt"
 TOO_LONG = "the prompt with one of its answers does not fit into the context"
@@ -38,17 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the splits."""
-    from selfcontrast.checkpoints import load_tokenizer
-    from selfcontrast.rendering import Renderer, prepare_tokenizer
+    from selfcontrast.checkpoints import embedding_rows, load_tokenizer
+    from selfcontrast.rendering import renderer_of_base, settings_of
 
     spec = step.spec
-    tokenizer = load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"])
-    new_tokens = prepare_tokenizer(tokenizer, spec["template"])
-    renderer = Renderer(tokenizer, spec["template"])
+    code = spec["trust_remote_code"]
+    tokenizer, n_rows = (
+        load_tokenizer(args.base, trust_remote_code=code),
+        embedding_rows(args.base, trust_remote_code=code),
+    )
+    renderer = renderer_of_base(tokenizer, spec["template"], rows=n_rows, **settings_of(spec))
+    renderer.check_rows()
     step.join_template(renderer.digest, where=args.base)
     path = step.open(args.dialogues).path("dialogues.jsonl.gz")
     with artifacts.scratch(step.folder / "rows") as folder:
-        rows, tally = encode(path, renderer, spec, room=args.room, folder=folder)
+        rows, tally = encode(path, renderer, spec, room=args.room, folder=folder, embedded=renderer.rows)
         bounds = split_bounds(len(rows), spec["splits"], where=str(path), dropped=tally.dropped)
         for name, (start, stop) in bounds.items():
             with step.table_writer(f"{name}.parquet", _columns(renderer)) as writer:
@@ -59,7 +65,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         "dropped": dict(tally.dropped),
         "prompts": sizes,
         "unused": len(rows) - sum(n for name, n in sizes.items() if name != "pool"),
-        "new_tokens": len(new_tokens),
+        "new_tokens": len(renderer.rows.added),
         "trains_apart": renderer.trains_apart,
         "control_tokens": dict(renderer.counts),
         "longest_prompt": tally.longest_prompt,
@@ -89,16 +95,24 @@ class Tally:
     unknown_tokens: int = 0
 
 
-def encode(path: Path, renderer: Any, spec: dict[str, Any], *, room: int, folder: Path) -> tuple[SortedRows, Tally]:
-    """Return every dialogue that fits, tokenised, in the order in which splits are cut from them; ``folder`` holds them."""
+def encode(
+    path: Path, renderer: Any, spec: dict[str, Any], *, room: int, folder: Path, embedded: Rows = ALL
+) -> tuple[SortedRows, Tally]:
+    """Return every dialogue that fits, tokenised, in the order in which splits are cut from them; ``folder`` holds them.
+
+    Args:
+        embedded: ids that the model has an embedding for; others stop the step.
+    """
     tally = Tally()
     with SortedRows(folder, parquet.schema(_columns(renderer)), tie="prompt_id") as rows:
-        for row in _encoded(path, renderer, spec, room, tally):
+        for row in _encoded(path, renderer, spec, room, tally, embedded):
             rows.add(row)
     return rows, tally
 
 
-def _encoded(path: Path, renderer: Any, spec: dict[str, Any], room: int, tally: Tally) -> Iterator[dict[str, Any]]:
+def _encoded(
+    path: Path, renderer: Any, spec: dict[str, Any], room: int, tally: Tally, embedded: Rows = ALL
+) -> Iterator[dict[str, Any]]:
     unknown = renderer.tokenizer.unk_token_id
     for _, record in artifacts.read_jsonl(path):
         messages = [Message(m["role"], m["content"]) for m in record["messages"]]
@@ -110,7 +124,10 @@ def _encoded(path: Path, renderer: Any, spec: dict[str, Any], room: int, tally: 
             tally.dropped[NOT_RENDERED] += 1
             continue
         prompt_ids, target_ids = max(prompts.values(), key=len), renderer.response_ids(record["target"])
-        longest_rejected = max((len(renderer.response_ids(r)) for r in record["rejected"]), default=0)
+        rejected_ids = [renderer.response_ids(r) for r in record["rejected"]]
+        made = chain(*prompts.values(), target_ids, *rejected_ids)
+        embedded.check(renderer.tokenizer, made, where=f"row {record['row']} of {record['file']}")
+        longest_rejected = max(map(len, rejected_ids), default=0)
         needed = len(prompt_ids) + max(len(target_ids), longest_rejected, room)
         if needed > spec["max_length"]:
             if spec["long_prompts"] == "error":

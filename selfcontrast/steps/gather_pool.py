@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from selfcontrast import artifacts, cli, joins, parquet
 from selfcontrast.errors import InputError
+from selfcontrast.records import UNREADABLE
 from selfcontrast.texts import is_blank
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     import numpy as np
 
     split = step.open(args.prompts).arrow("pool.parquet", ["prompt_id", "target"])
-    shards = _open(args.shards, step)
+    opened = _open(args.shards, step)
+    shards = [shard.path("shard.parquet") for shard in opened]
     by_shard, prompt = _places(shards, split["prompt_id"].combine_chunks())
     counts: Counter[str] = Counter()
     pieces = np.arange(PROMPTS_AT_A_TIME, len(split) + PROMPTS_AT_A_TIME, PROMPTS_AT_A_TIME)
@@ -59,10 +61,12 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         "prompts_without_response": len(split) - n_answered,
         **{key: counts[key] for key in COUNTED},
     }
+    if unreadable := sum(shard.manifest.get("report", {}).get(UNREADABLE, 0) for shard in opened):
+        step.report[UNREADABLE] = unreadable
 
 
-def _open(manifests: Sequence[Path], step: cli.Step) -> list[Path]:
-    """Return the tables of the shards.
+def _open(manifests: Sequence[Path], step: cli.Step) -> list[artifacts.Artifact]:
+    """Return the shards.
 
     They are not noted as inputs: the pool is the same for any number of shards, and so is its manifest.
     """
@@ -76,7 +80,7 @@ def _open(manifests: Sequence[Path], step: cli.Step) -> list[Path]:
                 where=str(shard.manifest_path),
                 remedy="delete that file's folder and run snakemake again",
             )
-    return [shard.path("shard.parquet") for shard in shards]
+    return shards
 
 
 def _places(shards: Sequence[Path], prompt_ids: pa.Array) -> tuple[list[ndarray], ndarray]:

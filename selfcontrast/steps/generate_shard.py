@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the responses of the shard, in prompt order."""
     from selfcontrast.backends import Policy
-    from selfcontrast.checkpoints import load_tokenizer
+    from selfcontrast.checkpoints import load_tokenizer, stated_ends
     from selfcontrast.pools._context import PoolContext, PoolPrompt
     from selfcontrast.rendering import Renderer
 
@@ -52,6 +52,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
             seed_of=lambda prompt_id, j: derive_seed(spec["seed"], prompt_id, j),
             max_length=spec.get("max_length", 0),
             chunks=chunks,
+            stop_ids=renderer.stop_ids(stated_ends(folder)),
         )
         found = module.respond(prompts, context, module.Params(**spec["params"]), shard=shard, shards=shards)
     rows = [
@@ -71,7 +72,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         },
     )
     chunks.remove()
-    step.report = {"responses": len(rows)}
+    step.report = {"responses": len(rows), **renderer.unreadable()}
     step.cost |= {"sampled_tokens": sum(len(r[2].ids) for r in rows)}
 
 

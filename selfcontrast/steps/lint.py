@@ -35,18 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the findings."""
-    from selfcontrast.checkpoints import load_tokenizer
+    from selfcontrast.checkpoints import embedding_rows, load_tokenizer
     from selfcontrast.linting import findings as found
     from selfcontrast.linting.across import HeldOut
     from selfcontrast.linting.passes import check_encoded, check_records, check_templates
     from selfcontrast.linting.reading import benchmark_items
-    from selfcontrast.rendering import renderer_of_base
+    from selfcontrast.rendering import renderer_of_base, settings_of
 
     spec = step.spec
     dialogues, encoded = step.open(args.dialogues), step.open(args.prompts)
-    renderer = renderer_of_base(
-        load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"]), spec["template"]
+    code = spec["trust_remote_code"]
+    tokenizer, n_rows = (
+        load_tokenizer(args.base, trust_remote_code=code),
+        embedding_rows(args.base, trust_remote_code=code),
     )
+    renderer = renderer_of_base(tokenizer, spec["template"], rows=n_rows, **settings_of(spec))
     held_out = [HeldOut.index(path.name, benchmark_items(path)) for path in args.against]
     files = [file for path in args.records for file in artifacts.files_of(path)]
     findings = [

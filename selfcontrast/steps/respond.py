@@ -39,9 +39,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     """
     from selfcontrast import artifacts
     from selfcontrast.backends import Policy
-    from selfcontrast.checkpoints import load_tokenizer
+    from selfcontrast.checkpoints import load_tokenizer, stated_ends
     from selfcontrast.rendering import Renderer
-    from selfcontrast.sampling import Request, Sampling, sample_shard
+    from selfcontrast.sampling import Request, Sampling, sample_shard, text_ids
 
     use_threads(args.threads)
     spec = step.spec
@@ -55,7 +55,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         n=spec["samples"],
         seed_of=lambda i, j: derive_seed(spec["seed"], args.stream, args.seed, ids[i], j),
         sampling=Sampling.within(spec["max_new_tokens"], spec["temperature"], spec["top_p"], spec.get("max_length", 0)),
-        eos_ids=frozenset([int(renderer.tokenizer.eos_token_id)]),
+        eos_ids=renderer.stop_ids(stated_ends(folder)),
         prompts_per_batch=max(1, spec["batch_responses"] // spec["samples"]),
         name_of=lambda i: f"prompt {ids[i]}",
     )
@@ -68,13 +68,14 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         {
             "prompt_id": [r[0] for r in rows],
             "response_id": [r[1] for r in rows],
-            "text": [renderer.response_text(r[2].ids) for r in rows],
+            "text": [renderer.response_text(text_ids(r[2])) for r in rows],
             "n_tokens": [len(r[2].ids) - (r[2].finish == "stop") for r in rows],
             "finish": [r[2].finish for r in rows],
         },
     )
     chunks.remove()
-    step.report = {"responses": len(rows), "cut_by_length": sum(r[2].finish == "length" for r in rows)}
+    n_cut = sum(r[2].finish == "length" for r in rows)
+    step.report = {"responses": len(rows), "cut_by_length": n_cut, **renderer.unreadable()}
     step.cost |= {"sampled_tokens": sum(len(r[2].ids) for r in rows)}
 
 

@@ -70,24 +70,15 @@ def _adopt(args: argparse.Namespace, step: cli.Step, fetched: Mapping[str, str])
     """Write the base model as the SFT model: it has been fine-tuned elsewhere. Of several processes the first one does."""
     if not cli.is_first_process():
         return
-    from selfcontrast.checkpoints import (
-        fit_to_tokenizer,
-        load_model,
-        load_tokenizer,
-        reset_generation,
-        save_checkpoint,
-        source_of,
-    )
-    from selfcontrast.rendering import Renderer, prepare_tokenizer
+    from selfcontrast.checkpoints import load_model, load_tokenizer, reset_generation, save_checkpoint, source_of
+    from selfcontrast.training.job import fit_to_template
 
     spec = step.spec
     step.open(args.prompts)
     model = load_model(args.base, dtype=spec["dtype"], trust_remote_code=spec["trust_remote_code"])
     tokenizer = load_tokenizer(args.base, trust_remote_code=spec["trust_remote_code"])
-    new_tokens = prepare_tokenizer(tokenizer, spec["template"])
-    step.join_template(Renderer(tokenizer, spec["template"]).digest, where=args.base)
     reset = reset_generation(model)
-    fit_to_tokenizer(model, tokenizer, new_tokens)
+    new_tokens = fit_to_template(model, tokenizer, step, where=args.base)
     save_checkpoint(step.folder / "model", model, tokenizer)
     step.add_output("model")
     artifacts.write_jsonl(step.folder / "history.jsonl", [])

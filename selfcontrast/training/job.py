@@ -18,7 +18,7 @@ from selfcontrast import artifacts, cli
 from selfcontrast.attention import check_model
 from selfcontrast.checkpoints import fit_to_tokenizer, load_for_training, load_tokenizer, save_checkpoint
 from selfcontrast.logprobs import Sharing, supported_sharing
-from selfcontrast.rendering import Renderer, prepare_tokenizer
+from selfcontrast.rendering import renderer_of_base, settings_of
 from selfcontrast.threads import use_threads
 from selfcontrast.training.adapters import add_adapters, merge_adapters
 from selfcontrast.training.deepspeed import DeepSpeedEngine
@@ -31,6 +31,27 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
+
+
+def fit_to_template(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, step: cli.Step, *, where: str
+) -> list[int]:
+    """Give a base model and its tokenizer, in place, what the chat template needs, and return the ids of new tokens.
+
+    Args:
+        step: its spec has ``template`` and what the study says of it; it joins the template.
+
+    Raises:
+        InputError: a token of the template has no embedding and is not new, or what ``prepare_tokenizer`` raises.
+    """
+    before = tokenizer.eos_token_id
+    rows = model.get_input_embeddings().weight.shape[0]
+    renderer = renderer_of_base(tokenizer, step.spec["template"], rows=rows, **settings_of(step.spec))
+    renderer.check_rows()
+    step.join_template(renderer.digest, where=where)
+    new_tokens = sorted(renderer.rows.added)
+    fit_to_tokenizer(model, tokenizer, new_tokens, stops=[] if before is None else [before])
+    return new_tokens
 
 
 @dataclass
@@ -66,9 +87,7 @@ class Job:
         tokenizer = load_tokenizer(checkpoint, trust_remote_code=code)
         new_tokens = []
         if template is not None:
-            new_tokens = prepare_tokenizer(tokenizer, template)
-            step.join_template(Renderer(tokenizer, template).digest, where=str(checkpoint))
-            fit_to_tokenizer(model, tokenizer, new_tokens)
+            new_tokens = fit_to_template(model, tokenizer, step, where=str(checkpoint))
         adapted = add_adapters(model, lora, new_tokens=new_tokens) if lora else None
         return cls(step, model, tokenizer, args, adapted)
 

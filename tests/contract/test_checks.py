@@ -15,9 +15,10 @@ from selfcontrast.linting.passes import run_checks
 from selfcontrast.linting.text_checks import text_checks
 from selfcontrast.linting.token_checks import Limits, token_checks
 from selfcontrast.records import Dialogue, Message
+from selfcontrast.token_rows import Rows
 
 BOS, EOS = 1, 2
-LIMITS = Limits(BOS, EOS, max_length=10)
+LIMITS = Limits(BOS, EOS, max_length=10, rows=Rows(100))
 HELD_OUT = [("row 5", ["Which river flows through the old town of Prague and under Charles Bridge?"], ["The Vltava."])]
 
 MAKERS: list[Callable[[], list[Check]]] = [
@@ -80,6 +81,7 @@ CASES: dict[str, tuple[list[Row], int, str]] = {
     "bos": (rows(row(1), row(2, ids=([5, 6], [[EOS]])), row(3, ids=([BOS, BOS, 5], [[EOS]]))), 2, "row 2"),
     "bos_inside": (rows(row(1, ids=([BOS, 5, BOS, 6], [[EOS]])), row(2)), 1, "row 1"),
     "eos": (rows(row(1), row(2, ids=([BOS, 5], [[7, EOS], [8]])), row(3, ids=([BOS], [[EOS, 7, EOS]]))), 2, "row 2"),
+    "rows": (rows(row(1), row(2, ids=([BOS, 100], [[EOS]])), row(3, ids=([BOS], [[99, EOS], [101, EOS]]))), 2, "row 2"),
     "long_prompt": (rows(row(1, ids=([BOS] + [5] * 9, [[EOS]])), row(2)), 1, "row 1"),
     "truncated": (rows(row(1, ids=([BOS] + [5] * 6, [[EOS], [7, 7, 7, EOS]])), row(2)), 1, "row 1"),
     "skew": (LONG_ANSWERS, 30, "row 0"),

@@ -26,7 +26,11 @@ LAYERS = (
         *("texts", "fields", "strict_json", "file_kinds", "cuts"),
     ),
     ("parquet", "threads", "lines", "inspection", "weights", "finite"),
-    ("plugins", "artifacts", "joins", "stored_pools", "escaping", "gpu", "slurm", "calibration"),
+    (
+        *("plugins", "artifacts", "joins", "stored_pools", "escaping", "chat_heads", "turn_ends", "token_rows"),
+        *("gpu", "slurm", "calibration"),
+    ),
+    ("chat_tokenizers",),
     ("schema", "sources", "hub", "sorting", "cli", "checkpoints", "rendering", "chunks"),
     ("reward_checks", "checkpoint_checks"),
     ("study_checks",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -343,6 +344,38 @@ def test_chat_template_of_the_export_renders_what_training_read(make: Callable[.
         assert rendered("training") == stored[TRAINING_PROMPT] != stored["prompt_ids"]
     counts = artifacts.read_json(folder / "manifest.json")["counts"]
     assert counts == {"prompts of training that the chat template renders to the same ids": 3}
+
+
+OWN = "{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] + eos_token }}{% endfor %}<assistant>"
+
+
+@pytest.mark.parametrize(
+    "chat",
+    ["\n{{ bos_token }}" + OWN, "{{ bos_token }}{{ strftime_now('%Y') }}" + OWN, "{{ strftime_now('%Y') }}" + OWN],
+    ids=["bos behind a newline", "clock", "clock without bos"],
+)
+def test_an_export_of_a_checkpoint_s_own_template_keeps_its_bos_and_its_day(
+    chat: str, make: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoTokenizer
+
+    original = build_tokenizer
+
+    def build_own(*, max_length: int) -> Any:
+        tokenizer = original(max_length=max_length)
+        tokenizer.chat_template = chat
+        return tokenizer
+
+    monkeypatch.setattr(sys.modules[__name__], "build_tokenizer", build_own)
+    trial = make("tokenizer")
+    assert trial.arm("model") == 0
+    tokenizer = AutoTokenizer.from_pretrained(trial.folder_of("model"))
+    stored = artifacts.read_table(trial.root / "hh/pocket/prompts/pool.parquet")["prompt_ids"]
+    options = {"add_generation_prompt": True, "return_dict": False}
+    assert [list(tokenizer.apply_chat_template(m, **options)) for m in PROMPTS.values()] == stored
+    assert all(row.count(tokenizer.bos_token_id) == 1 for row in stored)
+    text = tokenizer.apply_chat_template(PROMPTS[next(iter(PROMPTS))], tokenize=False)
+    assert ("2024" in text) == ("strftime_now" in chat)
 
 
 def test_tokenizer_that_renders_something_else_is_refused(trial: Trial, capsys: pytest.CaptureFixture[str]) -> None:

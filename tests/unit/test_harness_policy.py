@@ -89,7 +89,7 @@ class Spied:
         prepare_tokenizer(tokenizer, template)
         self.renderer = Renderer(tokenizer, template)
         self.model = build_model(tokenizer, **model)
-        reset_generation(self.model, policy.stop_ids(self.renderer))
+        reset_generation(self.model, [self.renderer.end_id])
         self.rows: list[list[int]] = []
         watch(self.model, self.rows)
         self.lm = policy_lm(self.model, self.renderer, batch=1)
@@ -286,7 +286,7 @@ def test_answer_ends_at_the_first_stop_id_and_does_not_show_it(monkeypatch: pyte
     prompt = free.lm.tok_encode(QUESTION)
     ids = greedy(free.model, prompt)[len(prompt) :]
     place = next(i for i in range(1, 8) if ids[i] not in ids[:i])
-    monkeypatch.setattr(policy, "stop_ids", lambda renderer: (int(renderer.tokenizer.eos_token_id), ids[place]))
+    monkeypatch.setattr(policy, "stop_ids", lambda _, renderer: (renderer.end_id, ids[place]))
     cut = Spied(build_tokenizer())
     asked = instance("generate_until", QUESTION, {"until": [], "max_gen_toks": 8})
     decode = cut.renderer.tokenizer.decode

@@ -14,13 +14,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tiny_tokenizers import byte_tokenizer
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from selfcontrast import plugins
 from selfcontrast.errors import InputError
 from selfcontrast.escaping import NONCHARACTERS, Escaper
-from selfcontrast.records import Message
+from selfcontrast.linting.findings import FINE, Row, Tokens
+from selfcontrast.linting.passes import limits_of
+from selfcontrast.linting.token_checks import later_bos, wrong_bos
+from selfcontrast.records import Dialogue, Message
 from selfcontrast.rendering import ESCAPED, STRAY, Renderer, prepare_tokenizer
 from selfcontrast.world.checkpoint import build_tokenizer
 
@@ -35,22 +39,6 @@ TURNS = [
     Message("assistant", "I'm doing great. How can I help you today?"),
     Message("user", "I'd like to show off how chat templating works!"),
 ]
-
-
-def byte_tokenizer(**special: str) -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token for each byte, whose id is its value, and BOS 256, EOS 257."""
-    tokenizer = Tokenizer(models.BPE({char: i for i, char in enumerate(bytes_in_order())}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokens = {"bos_token": "<s>", "eos_token": "</s>"} | special
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **tokens)
-
-
-def bytes_in_order() -> list[str]:
-    """Return the character that stands for each byte in a byte-level vocabulary (GPT-2's table)."""
-    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = iter(range(256, 512))
-    return [chr(b) if b in shown else chr(next(hidden)) for b in range(256)]
 
 
 def renderer_of(template: str, tokenizer: Any = None) -> Renderer:
@@ -225,6 +213,69 @@ def test_the_ids_of_the_pocket_world_are_those_of_its_own_template() -> None:
         [{"role": m.role, "content": m.content} for m in TURNS], add_generation_prompt=True, return_dict=False
     )
     assert renderer_of("tokenizer", tokenizer).prompt_ids(TURNS) == own
+
+
+# One BOS
+
+TURN = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+STARTS: dict[str, tuple[str, list[int]]] = {
+    # name: what stands before the turns, and its ids: the text of the template, with one BOS (256) in it
+    "none": ("", [256]),
+    "first": ("{{ bos_token }}", [256]),
+    "behind a newline": ("\n{{ bos_token }}", [10, 256]),
+    "behind blanks": (" \n\n{{ bos_token }}\n", [32, 10, 10, 256, 10]),
+    "behind a comment": ("{# a template #}\n{{ bos_token }}", [256]),  # Jinja takes the newline away
+    "behind text": ("{{ 'v1' + bos_token }}", [118, 49, 256]),
+    "spelled out": ("<s>", [256]),
+    "spelled out behind a newline": ("\n<s>", [10, 256]),
+    "twice": ("{{ bos_token }}<s>", [256]),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_a_prompt_has_one_bos_where_the_template_puts_it(name: str) -> None:
+    start, ids = STARTS[name]
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = start + TURN
+    renderer = renderer_of("tokenizer", tokenizer)
+    for n in (1, 3):
+        prompt = TURNS[-n:]
+        text = "".join(f"{m.role}: {m.content}\n" for m in prompt)
+        assert renderer.prompt_ids(prompt) == [*ids, *text.encode()]
+    limits = limits_of(renderer, None)
+    tokens = Tokens(renderer.prompt_ids(TURNS), [renderer.response_ids("Yes.")])
+    row = Row("row 1", Dialogue(tuple(TURNS), "Yes.", (), 1), tokens=tokens)
+    assert wrong_bos(limits)(row) == later_bos(limits)(row) == FINE
+    twice = Row("row 1", row.dialogue, tokens=Tokens([*ids, 256, 65], tokens.answers))
+    assert wrong_bos(limits)(twice) == ("the prompt starts with two BOS 256" if ids[-1] == 256 else FINE)
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_a_tokenizer_that_adds_bos_itself_adds_no_second_one(name: str) -> None:
+    start, ids = STARTS[name]
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 256)])
+    tokenizer.chat_template = start + TURN
+    assert tokenizer("x")["input_ids"] == [256, 120]
+    assert renderer_of("tokenizer", tokenizer).prompt_ids([Message("user", "x")]) == [*ids, *b"user: x\n"]
+
+
+def test_a_bos_for_each_turn_stays() -> None:
+    """Llama 2: each question begins with one. What a text says of BOS is none."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ bos_token + m['content'] if m['role'] == 'user' else m['content'] + eos_token }}{% endfor %}"
+    renderer = renderer_of("tokenizer", tokenizer)
+    prompt = [Message("user", "a"), Message("assistant", "b"), Message("user", "c<s>")]
+    assert renderer.prompt_ids(prompt) == [256, 97, 98, 257, 256, 99, *b"<s>"]
+
+
+def test_one_token_as_bos_and_eos_ends_turns_and_still_stands_in_front() -> None:
+    tokenizer = byte_tokenizer(bos_token="</s>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + eos_token }}{% endfor %}"
+    end = tokenizer.eos_token_id
+    renderer = renderer_of("tokenizer", tokenizer)
+    assert renderer.prompt_ids([Message("user", "a")]) == [end, 97, end]
+    assert renderer_of("zephyr_reference", tokenizer).prompt_ids([Message("user", "a")])[0] == end
 
 
 # Tokens that a template needs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from selfcontrast.checkpoints import fit_to_tokenizer, load_model, load_tokenize
 from selfcontrast.errors import InputError
 from selfcontrast.records import Message
 from selfcontrast.rendering import Renderer, prepare_tokenizer
-from selfcontrast.steps import encode, gather_logps, gather_pool, generate_shard, ref_logps, respond, sft, train
+from selfcontrast.steps import answer, encode, gather_logps, gather_pool, generate_shard, ref_logps, respond, sft, train
 from selfcontrast.training.adapters import add_adapters, merge_adapters
 from selfcontrast.world.checkpoint import build_model, build_tokenizer
 
@@ -95,7 +96,7 @@ def test_other_software_stops_where_training_ended(tmp_path: Path) -> None:
     end = Renderer(load_tokenizer(tmp_path / "model"), "chatml").response_ids("Of course!")[-1]
     assert end == 150
     for file in ("config.json", "generation_config.json"):
-        assert json.loads((tmp_path / "model" / file).read_text())["eos_token_id"] == end
+        assert json.loads((tmp_path / "model" / file).read_text())["eos_token_id"] == [end, 2, 0]
     assert AutoTokenizer.from_pretrained(tmp_path / "model").eos_token_id == end
 
 
@@ -173,6 +174,7 @@ class Chain:
     def __init__(self, folder: Path, template: str) -> None:
         self.folder = folder
         self.template = template
+        self.arm = "arm"
         self.base = str(folder / "base")
         save_checkpoint(
             folder / "base", build_model(n_layers=1, width=16, n_heads=2, max_length=512, seed=0), TOKENIZER
@@ -208,17 +210,23 @@ class Chain:
         spec |= {"long_prompts": "error", "bad_records": "error", **change}
         return self.run("prompts", encode, spec, "--dialogues", "@dialogues", "--base", self.base, "--room", "4")
 
-    def sft(self, **training: Any) -> dict[str, Any]:
-        spec = {**LOADING, "template": self.template, "n_steps": 2, "seed": 3, "training": OPTIMISATION | training}
+    def sft(self, n_steps: int = 2, **training: Any) -> dict[str, Any]:
+        spec = {
+            **LOADING,
+            "template": self.template,
+            "n_steps": n_steps,
+            "seed": 3,
+            "training": OPTIMISATION | training,
+        }
         return self.run("sft", sft, spec, "--prompts", "@prompts", "--base", self.base)
 
     def adopt(self) -> dict[str, Any]:
         spec = {**LOADING, "template": self.template, "n_steps": 0, "seed": 3, "training": None}
         return self.run("sft", sft, spec, "--prompts", "@prompts", "--base", self.base)
 
-    def pool(self) -> dict[str, Any]:
+    def pool(self, **params: Any) -> dict[str, Any]:
         spec = {**LOADING, "template": self.template, "pool": "own", "kind": "policy", "seed": 2}
-        spec["params"] = {"n_responses": 2, "max_new_tokens": 4}
+        spec["params"] = {"n_responses": 2, "max_new_tokens": 4, **params}
         self.run("shard", generate_shard, spec, "--prompts", "@prompts", "--policy", "@sft", "--shard", "1-of-1")
         return self.run("pool", gather_pool, {}, "--prompts", "@prompts", "--shards", "@shard")
 
@@ -237,11 +245,32 @@ class Chain:
         flags = ["--prompts", "@prompts", "--pool", "@pool", "--groups", "@groups", "--ref-logps", "@logps"]
         return self.run("arm", train, spec | {"training": OPTIMISATION}, *flags, "--policy", "@sft", "--seed", "0")
 
-    def respond(self) -> dict[str, Any]:
+    def respond(self, **change: Any) -> dict[str, Any]:
         spec = {"max_new_tokens": 4, "temperature": 1.0, "top_p": 1.0, "samples": 1, "batch_responses": 8, "seed": 4}
+        spec |= change
         loading = self.folder / "sft" / "spec.json"
         flags = ["--policy-spec", str(loading), "--template", self.template, "--seed", "0", "--stream", "trained"]
-        return self.run("eval", respond, spec, "--prompts", "@prompts", "--split", "test", "--policy", "@arm", *flags)
+        return self.run(
+            "eval", respond, spec, "--prompts", "@prompts", "--split", "test", "--policy", f"@{self.arm}", *flags
+        )
+
+    def answer(self) -> list[tuple[str, str]]:
+        """Return the texts of a greedy answer to a question of two turns, and why they ended."""
+        spec = {
+            "layout": "mt_bench",
+            "max_new_tokens": 12,
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "batch_responses": 4,
+            "seed": 5,
+        }
+        asked = {"question_id": 1, "category": "writing", "turns": ["Hello!", "Where does Mira live?"]}
+        artifacts.write_jsonl(self.folder / "questions.jsonl", [asked])
+        flags = ["--questions", str(self.folder / "questions.jsonl"), "--policy", f"@{self.arm}", "--max-length", "400"]
+        flags += ["--policy-spec", str(self.folder / "sft" / "spec.json"), "--template", self.template, "--seed", "0"]
+        self.run("answers", answer, spec, *flags, "--stream", "trained")
+        found = self.table("answers", "responses.parquet")
+        return list(zip(found["text"], found["finish"], strict=True))
 
     def table(self, name: str, file: str) -> dict[str, list[Any]]:
         return artifacts.read_table(self.folder / name / file)
@@ -304,11 +333,10 @@ def test_all_steps_work_with_one_template_and_say_its_hash(template: str, tmp_pa
     tokenizer = load_tokenizer(tmp_path / "arm" / "model")
     model = load_model(tmp_path / "arm" / "model", dtype="float32")
     assert model.config.vocab_size == len(tokenizer) == (152 if template == "chatml" else 150)
-    assert (
-        model.generation_config.eos_token_id
-        == tokenizer.eos_token_id
-        == chain.table("prompts", "sft.parquet")["target_ids"][0][-1]
-    )
+    end = chain.table("prompts", "sft.parquet")["target_ids"][0][-1]
+    assert tokenizer.eos_token_id == end
+    # The base model's own EOS, 2, still ends a generation where the template brings another end.
+    assert model.generation_config.eos_token_id == ([end, 2] if template == "chatml" else 2)
 
 
 def test_the_reference_s_accident_is_two_columns_and_each_step_reads_its_own(tmp_path: Path) -> None:
@@ -388,3 +416,45 @@ def test_prompts_that_a_template_cannot_render_stop_the_run_or_are_counted(
         chain.encode()
     assert "where: row 4 of chat.jsonl" in capsys.readouterr().err
     assert chain.encode(bad_records="drop")["report"]["dropped"] == {"the chat template cannot render the prompt": 1}
+
+
+# A checkpoint whose tokenizer names another EOS than its template writes
+
+
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model that has learned one answer in ChatML, with the tokenizer that belongs to it."""
+    chain = Chain(tmp_path_factory.mktemp("chatty"), "chatml")
+    chain.encode()
+    chain.sft(n_steps=60, lr=2e-2)
+    return chain.folder / "sft" / "model"
+
+
+@pytest.mark.parametrize("which", ["its own tokenizer", "a tokenizer with another EOS"])
+def test_answers_end_with_the_turn_whatever_eos_the_tokenizer_names(which: str, chatty: Path, tmp_path: Path) -> None:
+    """All answers are the target, and none is cut, as with the tokenizer that names ChatML's end of turn."""
+    chain = Chain(tmp_path, "tokenizer")
+    shutil.rmtree(chain.base)
+    shutil.copytree(chatty, chain.base)
+    if which != "its own tokenizer":
+        for file, change in (
+            ("tokenizer_config.json", {"eos_token": "</s>"}),
+            ("generation_config.json", {"eos_token_id": [2, 150]}),
+        ):
+            path = Path(chain.base, file)
+            artifacts.write_json(path, artifacts.read_json(path) | change)
+        assert AutoTokenizer.from_pretrained(chain.base).eos_token == "</s>"
+    encoded, adopted = chain.encode(), chain.adopt()
+    assert encoded["report"]["new_tokens"] == adopted["report"]["new_tokens"] == 0
+    target = chain.table("prompts", "test.parquet")["target"][0]
+    assert chain.table("prompts", "test.parquet")["target_ids"][0][-1] == 150
+    chain.arm = "sft"
+    assert chain.respond(max_new_tokens=12, temperature=0.0)["report"] == {"responses": 2, "cut_by_length": 0}
+    answers = chain.table("eval", "responses.parquet")
+    assert answers["text"] == [target] * 2
+    assert chain.pool(max_new_tokens=12, temperature=0.0)["report"]["cut_by_length"] == 0
+    assert chain.table("pool", "responses.parquet")["response_ids"][0][-1] == 150
+    assert chain.answer() == [(target, "stop")] * 2
+    saved = artifacts.read_json(tmp_path / "sft" / "model" / "generation_config.json")
+    assert saved["eos_token_id"] == [150, 2]
+    assert AutoTokenizer.from_pretrained(tmp_path / "sft" / "model").eos_token_id == 150
