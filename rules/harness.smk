@@ -34,6 +34,7 @@ rule benchmark:
         code="selfcontrast/steps/benchmark.py",
         lib=[
             "selfcontrast/harness/definitions.py",
+            "selfcontrast/harness/policy.py",
             "selfcontrast/harness/results.py",
             "selfcontrast/harness/running.py",
             "selfcontrast/task_pins.py",

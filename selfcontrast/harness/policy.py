@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from selfcontrast.errors import InputError
@@ -35,7 +35,7 @@ class Rendered(str):
     Attributes:
         turns: up to the question; () where the harness rendered it by itself.
         beginning: of the answer, which the task gives; mostly empty.
-        ids: once they were asked for.
+        ids: of the turns, once they were asked for.
     """
 
     turns: tuple[Message, ...] = ()
@@ -79,9 +79,7 @@ class Prompts:
             bos: plain text starts with BOS, if the tokenizer has one, whatever its post-processor says.
         """
         if isinstance(text, Rendered) and text.turns:
-            if text.ids is None:
-                text.ids = (*self.renderer.prompt_ids(text.turns), *self.answer_ids(text.beginning))
-            return list(text.ids)
+            return [*self._turn_ids(text), *self.answer_ids(text.beginning)]
         ids = list(self.renderer.tokenizer(text, add_special_tokens=False)["input_ids"])
         has_bos = self.bos in (ids if isinstance(text, Rendered) else ids[:1])  # a template writes it where it likes
         return ids if self.bos is None or has_bos or not bos else [self.bos, *ids]
@@ -89,16 +87,15 @@ class Prompts:
     def pair_ids(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
         """Return the ids of a prompt and of an answer whose likelihood is asked for.
 
-        With a chat template both are tokenised apart, as in training. Plain text is tokenised as a whole, then cut, and
-        spaces between the two belong to the answer: the harness' own rule.
+        With a chat template both are tokenised apart, as in training. Plain text, and an answer that the task begins, are
+        tokenised as a whole, then cut, and spaces before the cut belong to the answer: the harness' own rule.
         """
         if isinstance(prompt, Rendered) and prompt.turns:
-            return self.prompt_ids(prompt), self.answer_ids(answer)
-        stripped = prompt.rstrip()
-        before = self.prompt_ids(stripped)
-        behind = self.prompt_ids(prompt + answer)[len(before) :]
-        # A token that holds the end of the prompt and all of the answer would leave nothing behind the cut.
-        return before, behind or self.prompt_ids(prompt[len(stripped) :] + answer, bos=False)
+            begun, behind = _cut(prompt.beginning, answer, self.answer_ids)
+            return [*self._turn_ids(prompt), *begun], behind or self.answer_ids(answer)
+        before, behind = _cut(prompt, answer, self.prompt_ids)
+        # A token that holds the end of the prompt and all of the answer leaves nothing behind the cut.
+        return before, behind or self.prompt_ids(prompt[len(prompt.rstrip()) :] + answer, bos=False)
 
     def answer_ids(self, text: str) -> list[int]:
         """Return the ids of a part of an answer; the names of control tokens in it stay text."""
@@ -113,11 +110,22 @@ class Prompts:
         head = head[: max(room, 0)]
         return [*head, *ids[len(ids) - (room - len(head)) :]]
 
+    def _turn_ids(self, prompt: Rendered) -> tuple[int, ...]:
+        if prompt.ids is None:
+            prompt.ids = tuple(self.renderer.prompt_ids(prompt.turns))
+        return prompt.ids
+
     def note(self, texts: Iterable[str]) -> None:
         """Count the requests in plain text in which the name of a control token is read as that token."""
         self.counts[CONTROLS] += sum(
             self._escaper.contains_control([t]) for t in texts if not (isinstance(t, Rendered) and t.turns)
         )
+
+
+def _cut(start: str, rest: str, encode: Callable[[str], list[int]]) -> tuple[list[int], list[int]]:
+    """Return the ids of a text's start without spaces at its end, and what the ids of the whole text have behind as many."""
+    before = encode(start.rstrip())
+    return before, encode(start + rest)[len(before) :]
 
 
 def policy_lm(model: PreTrainedModel, renderer: Renderer, *, batch: int) -> Any:

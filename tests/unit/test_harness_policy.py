@@ -242,11 +242,16 @@ def test_batches_are_padded_on_the_left_and_change_nothing() -> None:
 
 
 def test_beginning_of_an_answer_follows_the_prompt_of_training() -> None:
-    spied = Spied(build_tokenizer(), "zephyr")
+    spied = Spied(build_tokenizer(words=True), "zephyr")
     history = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "The game is"}]
     context = spied.lm.apply_chat_template(history, add_generation_prompt=False)
     expected = spied.renderer.prompt_ids([Message("user", QUESTION)]) + spied.renderer.response_ids("The game is")[:-1]
     assert spied.generate(context) == expected
+    # As the answer of a training target: no token ends where the task's part of it ends.
+    whole = (
+        spied.renderer.prompt_ids([Message("user", QUESTION)]) + spied.renderer.response_ids("The game is golf")[:-1]
+    )
+    assert spied.loglikelihood(context, " golf") == whole[:-1]
 
 
 def test_system_turn_that_the_template_refuses_is_left_out_and_counted() -> None:
