@@ -86,9 +86,11 @@ def _set_usual_modes(path: Path) -> None:
         usual[is_folder] = stat.S_IMODE(probe.stat().st_mode)
         _remove(probe)
     for place in (path, *path.rglob("*")):
-        mode = usual[place.is_dir()]
-        if not place.is_symlink() and stat.S_IMODE(place.stat().st_mode) != mode:
-            place.chmod(mode)
+        found, is_folder = place.lstat(), place.is_dir()
+        # A file with a second name was not written here: it lies in the hub's cache too, and may belong to somebody else.
+        is_ours = not place.is_symlink() and (is_folder or found.st_nlink == 1)
+        if is_ours and stat.S_IMODE(found.st_mode) != usual[is_folder]:
+            place.chmod(usual[is_folder])
 
 
 def _remove(path: Path) -> None:

@@ -28,6 +28,7 @@ class NotFiniteError(StepError):
 
     Attributes:
         of: whose it is: prompt and response; empty where that is not known.
+        remedy: what the user can do.
         found: what it is, and whose.
         row: of the rows that were computed together, the one with the number, counted from 0; None where that is not known.
     """
@@ -52,7 +53,7 @@ class NotFiniteError(StepError):
         """
         self._parts = {"what": what, "value": value, "of": of, "when": when, "model": model, "remedy": remedy}
         self.row = row
-        self.of = of
+        self.of, self.remedy = of, remedy
         self.found = ", ".join(filter(None, (f"{what} is {float(value)}", of, when)))
         super().__init__(
             "a number of a model is not finite",

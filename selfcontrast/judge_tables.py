@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from selfcontrast.artifacts import Artifact
+from selfcontrast.finite import require_stored
 from selfcontrast.layout import Layout
 from selfcontrast.schema import Study
 from selfcontrast.seeds import derive_seed
@@ -36,6 +37,8 @@ def read_judgements(study: Study, layout: Layout, arms: Sequence[str], judge: st
     table = Artifact.open(layout.judge(judge)).table("judgements.parquet")
     found: dict[tuple[str, int], dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
     columns = ("dataset", "model", "arm", "seed", "prompt_id", "value")
+    whose = table["prompt_id"]
+    require_stored(table["value"], "a judgement", lambda i: f"prompt {whose[i]}", where=layout.judge(judge))
     for dataset, model, arm, seed, prompt_id, value in zip(*(table[c] for c in columns), strict=True):
         if (dataset, model) == (layout.dataset, layout.model):
             found[arm, seed][prompt_id].append(value)

@@ -122,8 +122,9 @@ def _load_value_head(folder: Path, dtype: torch.dtype, code: bool) -> tuple[PreT
         where=folder,
         remedy=OTHER_LAYOUT,
     )
-    if vector.shape[1] != config.get_text_config().hidden_size:
-        raise ValueError(f"`{VALUE_HEAD}` has {vector.shape[1]} numbers for a width of {config.hidden_size}")
+    width = config.get_text_config().hidden_size
+    if vector.shape[1] != width:
+        raise ValueError(f"`{VALUE_HEAD}` has {vector.shape[1]} numbers for a width of {width}")
     backbone.load_state_dict(named)
     head = torch.nn.Linear(vector.shape[1], 1, bias=False, dtype=dtype)
     head.weight.data.copy_(vector)

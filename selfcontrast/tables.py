@@ -13,6 +13,7 @@ import pandas as pd
 from selfcontrast import cuts
 from selfcontrast.artifacts import Artifact
 from selfcontrast.cells import Cell, mean_of_known
+from selfcontrast.finite import require_stored
 from selfcontrast.records import TARGET
 from selfcontrast.stats import compare_all, estimates, holm
 
@@ -189,6 +190,9 @@ def _similarity_rows(cell: Cell, pool: str, scorer: str) -> Iterator[list[Any]]:
         Artifact.open(cell.layout.pool_scores(pool, s)).arrow("scores.parquet", ["response_id", "score"])
         for s in (scorer, cell.study.evaluation.judge)
     ]
+    for table, s in zip(tables, (scorer, cell.study.evaluation.judge), strict=True):
+        where = cell.layout.pool_scores(pool, s)
+        require_stored(table["score"].to_pylist(), "a score", table["response_id"].to_pylist().__getitem__, where=where)
     frame = pd.DataFrame({"similarity": tables[0]["score"].to_numpy(), "judge": tables[1]["score"].to_numpy()})
     frame = frame[tables[0]["response_id"].to_numpy() != TARGET]
     pearson, spearman = (float(frame.corr(method=m).iloc[0, 1]) for m in ("pearson", "spearman"))

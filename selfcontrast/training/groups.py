@@ -46,7 +46,7 @@ class TokenGroup:
     score: Sequence[float] | None = None
     weight: float = 1.0
     elsewhere: Elsewhere | None = None
-    prompt_id: str = ""
+    prompt_id: str = field(default="", compare=False)
 
     @property
     def lengths(self) -> list[int]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from selfcontrast.finite import TOO_LARGE, NotFiniteError, name_of_model, require_finite
+from selfcontrast.finite import NotFiniteError, name_of_model, require_finite
 from selfcontrast.training.state import MovingAverage
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def at_step(error: NotFiniteError, step: int, losses: Sequence[float]) -> NotFin
     if step == 0:
         return error.but(when="at step 0, before anything was learned")
     shown = ", ".join(f"{loss:.4g}" for loss in losses[-SHOWN:])
-    remedy = f"if the loss rose before, the training diverged: lower the learning rate; else, {TOO_LARGE}"
+    remedy = f"if the loss rose before, the training diverged: lower the learning rate; else, {error.remedy}"
     return error.but(when=f"at step {step}, behind losses of {shown}", remedy=remedy)
 
 

@@ -226,7 +226,8 @@ def _loss(
             for j in range(len(g.responses))
         ]
         require_finite(tokens.sums().tolist(), "the policy's log-probability of a response", names.__getitem__)
-        raise NotFiniteError("the loss", loss.item(), of=name_batch([g.prompt_id for g in groups]))
+        of = name_batch([g.prompt_id for g in groups])
+        raise NotFiniteError("the loss", loss.item(), of=of, remedy="check the parameters of the objective")
     with torch.no_grad():
         counted = batch.valid & (weights > 0)[:, None]
         figures = {k: v.item() for k, v in _figures(batch, counted, weights > 0).items()}

@@ -80,7 +80,7 @@ def study(tmp_path: Path, llama: Any, in_process: None) -> SimpleNamespace:
         "target_ids": [[30 + i, END] for i in range(4)],
         "rejected": [[]] * 4,
     }
-    rows = [(p, f"own.{j}", [40 + j, END]) for p in ids for j in range(2)]
+    rows = [(p, f"own.{j}", [40 + j, END]) for p in ids for j in range(4)]
     pool = {
         "prompt_id": [r[0] for r in rows],
         "response_id": [r[1] for r in rows],
@@ -151,7 +151,7 @@ def test_reference_log_probabilities_end_there_too(study: SimpleNamespace, capfd
 
 
 def test_so_do_gradients(study: SimpleNamespace, capfd: pytest.CaptureFixture[str]) -> None:
-    spec = {**HALF, "pool": "own", "negatives": 2, "prompts": 4, "seed": 0}
+    spec = {**HALF, "pool": "own", "negatives": 4, "prompts": 4, "seed": 0}
     flags = ["--prompts", study.prompts, "--pool", study.pool, "--policy", study.policy]
     assert study.run(gradient_noise, spec, *flags) == 2
     told(capfd, "gradients of its pairs is nan, prompt p2\n", "sft/model, in float16\n")

@@ -83,6 +83,16 @@ def test_so_do_a_stored_training_chunks_exports_and_replies(umask: int, tmp_path
     assert wrong_modes(tmp_path, umask) == {}
 
 
+def test_a_file_of_the_hub_s_cache_keeps_its_own(tmp_path: Path) -> None:
+    """Data that were fetched are linked from there, where they may belong to another user."""
+    (tmp_path / "cached").touch(mode=0o640)
+    (tmp_path / "cached").chmod(0o640)
+    with artifacts.atomic(tmp_path / "files") as partial:
+        partial.mkdir()
+        os.link(tmp_path / "cached", partial / "data")
+    assert stat.S_IMODE((tmp_path / "cached").stat().st_mode) == 0o640
+
+
 def test_a_folder_of_a_group_keeps_handing_its_group_on(tmp_path: Path) -> None:
     """A folder with the setgid bit gives it to the folders in it, and what is written there can be read by the group."""
     tmp_path.chmod(0o2770)

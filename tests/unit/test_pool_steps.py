@@ -374,6 +374,7 @@ def test_groups_have_their_tokens_and_log_probabilities(
             )
         )
     assert list(found) == expected
+    assert [group.prompt_id for group in found] == [prompt_id for prompt_id, *_ in GROUPS]
     assert found[1:] == expected[1:]
     assert found.longest_row == max(len(g.prompt_ids) + max(g.lengths) for g in expected)
     assert found.n_tokens == sum(len(g.prompt_ids) + sum(g.lengths) for g in expected)

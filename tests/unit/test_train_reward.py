@@ -110,6 +110,23 @@ def test_the_same_bytes_twice(learned: tuple[dict[str, Path], Path], tmp_path: P
     assert files[0] != artifacts.sha256(first / "manifest.json")
 
 
+def test_a_reward_that_is_not_finite_is_no_wrong_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """NaN is above nothing: it would count as a pair that is ordered the wrong way round."""
+    inputs = world(tmp_path)
+    monkeypatch.setattr(
+        "selfcontrast.reward_models.score_rows", lambda read, rows, **_: [0.0] * (len(rows) - 1) + [float("nan")]
+    )
+    artifacts.write_json(tmp_path / "spec.json", {**SPEC, "training": {**SPEC["training"], "epochs": 0.1}})  # type: ignore[dict-item]
+    flags = [x for key, path in inputs.items() for x in (f"--{key}", str(path))]
+    out = ["--spec", str(tmp_path / "spec.json"), "--out", str(tmp_path / "rm" / "manifest.json")]
+    assert train_reward.main([*out, *flags]) == 2
+    told = capfd.readouterr().err
+    assert "the reward of an answer is nan, rejected answer to the prompt 'Tom lives in Rome." in told
+    assert not (tmp_path / "rm" / "manifest.json").exists()
+
+
 def test_too_few_pairs_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     inputs = world(tmp_path)
     table = artifacts.read_table(inputs["labels"].parent / "scores.parquet")

@@ -121,6 +121,15 @@ def test_a_reward_model_without_its_head_is_refused(llama: Llama, tmp_path: Path
         as_reward_model(tmp_path)
 
 
+def test_a_configuration_with_fewer_labels_does_not_cut_the_head(llama: Llama, tmp_path: Path) -> None:
+    classifier(llama, num_labels=2).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    one = {"id2label": {"0": "reward"}, "label2id": {"reward": 0}}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **one}))
+    with pytest.raises(InputError, match=r"found: 1 of another shape \(score\.weight \[2, 16\] for \[1, 16\]\)\n"):
+        as_reward_model(tmp_path)
+
+
 def test_a_language_model_is_no_reward_model_nor_the_other_way_round(llama: Llama, tmp_path: Path) -> None:
     """With tied embeddings a classifier lacks nothing that a language model has: only what it has besides tells."""
     llama(tie_word_embeddings=False).float().save_pretrained(tmp_path / "lm")
