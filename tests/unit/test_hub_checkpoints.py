@@ -220,6 +220,25 @@ def test_a_chat_template_that_is_used_is_checked(hub: FakeHub, tmp_path: Path) -
     assert "found: rag" in message
 
 
+def test_a_download_that_breaks_off_for_good_goes_on_in_the_next_run(
+    hub: FakeHub, tiny: dict[str, bytes], tmp_path: Path
+) -> None:
+    """What had arrived whole is not asked for again."""
+    shard = sorted(name for name in tiny if name.endswith(".safetensors"))[-1]
+    hub.break_off = {shard: 99}
+    message = problem(fetch(hub, tmp_path)[0], tmp_path)
+    assert message.startswith("the download broke off")
+    assert "run snakemake again" in message
+    hub.break_off.clear()
+    hub.asked.clear()
+    done, _ = fetch(hub, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert files_below(tmp_path / "out" / "files") == tiny
+    assert [asked for asked in hub.asked if asked.startswith("GET") and asked.endswith(".safetensors")] == [
+        f"GET /{REPO}/resolve/{COMMIT}/{shard}"
+    ]
+
+
 def test_gated_checkpoint(hub: FakeHub, tmp_path: Path) -> None:
     hub.gated.add(REPO)
     message = problem(fetch(hub, tmp_path)[0], tmp_path)
@@ -286,7 +305,9 @@ def fetches(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_each_checkpoint_is_fetched_once_whatever_names_it() -> None:
-    raw = study_of(one="owner/Name-7B.v1", two="owner/Name-7B.v1", pinned=f"owner/Name-7B.v1@{COMMIT}", own="./folder")
+    raw = study_of(
+        one="owner/Name-7B.v1", two="owner/Name-7B.v1@main", pinned=f"owner/Name-7B.v1@{COMMIT}", own="./folder"
+    )
     raw["models"]["two"] |= {"trust_remote_code": True, "template": "chatml"}
     raw["scorers"]["rm"] = {"kind": "reward", "model": "owner/rm", "layout": "value_head", "template": "starling"}
     raw["scorers"]["e"] = {"kind": "cosine", "model": "gte"}

@@ -67,7 +67,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(root: Path) -> Callable[..., int]:
-    def run(**keys: Any) -> int:
+    def run(*flags: str, **keys: Any) -> int:
         chosen = Judge(**{"kind": "pairwise", "model": "m", **keys}).checked("judges", "judge")
         spec = {
             "judge": chosen.model_dump(),
@@ -80,7 +80,7 @@ def run(root: Path) -> Callable[..., int]:
         }
         artifacts.write_json(root / "judges/one/spec.json", spec)
         out = root / "judges/one/manifest.json"
-        return judge.main(["--spec", str(root / "judges/one/spec.json"), "--out", str(out)])
+        return judge.main(["--spec", str(root / "judges/one/spec.json"), "--out", str(out), *flags])
 
     return run
 
@@ -148,6 +148,32 @@ def test_rate_of_alpaca_evals_leaderboard_stands_under_its_own_name(root: Path) 
     assert {*summary(root, "length_controlled_within_study")} == {*found}
     manifest = artifacts.read_json(root / "judges/one/manifest.json")
     assert manifest["inputs"]["gamed"] == artifacts.sha256(file)
+
+
+def test_server_of_a_fetched_checkpoint_gets_its_folder(run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit is in the manifest; what was asked is the same, so that another folder asks nothing anew."""
+    from selfcontrast.judging import servers
+
+    fetched = root / "models/owner--judge/fetch"
+    (fetched / "files").mkdir(parents=True)
+    (fetched / "files/config.json").write_text("{}")
+    outputs = {"files": artifacts.sha256(fetched / "files")}
+    artifacts.write_json(fetched / "manifest.json", {"outputs": outputs, "report": {"commit": "0" * 40}})
+    started, real = [], servers.serving
+
+    def serving(server: dict[str, Any], *rest: Any) -> Any:
+        started.append(server["path"])
+        return real({**server, "kind": "pocket"}, *rest)
+
+    monkeypatch.setattr(servers, "serving", serving)
+    server = {"kind": "vllm", "path": "owner/judge"}
+    assert run("--fetched", str(fetched / "manifest.json"), server=server) == 0
+    assert started == [str(fetched / "files")]
+    manifest = artifacts.read_json(root / "judges/one/manifest.json")
+    assert manifest["report"]["base_commit"] == "0" * 40
+    assert "owner--judge/fetch" in manifest["inputs"]
+    assert run(server=server) == 0
+    assert len(started) == 1
 
 
 def test_second_run_starts_no_server_and_writes_the_same_bytes(run, root: Path) -> None:

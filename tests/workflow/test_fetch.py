@@ -124,7 +124,7 @@ def test_checkpoints_are_fetched_and_then_need_no_network(project, models):
     assert done.returncode == 0, done.stdout[-5000:]
     assert sorted(p.relative_to(root).as_posix() for p in root.rglob("manifest.json")) == [
         "models/someone--base/fetch/manifest.json",
-        "models/someone--reward@main/fetch/manifest.json",
+        "models/someone--reward/fetch/manifest.json",
     ]
     assert not any("pytorch_model" in asked for asked in models.asked)
 
