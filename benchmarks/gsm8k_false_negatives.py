@@ -201,13 +201,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     params = cosine.Params(**EMBEDDER)
     try:
         for annotations in (True, False):
+            counts: Counter[str] = Counter()  # of this pass: the lambda below is called before the next one
             problems = scored(
                 read_problems(args.folder / FILE, annotations=annotations),
-                lambda p, q: cosine.score(p, q, params, Counter()),
+                lambda p, q, counts=counts: cosine.score(p, q, params, counts),
             )
             n_right, n_answers = sum(len(p.right) for p in problems), sum(len(p.pool.answers) for p in problems)
             kind = "as stored" if annotations else "without the notes `<<3*4=12>>`"
             print(f"Solutions {kind}: {len(problems):,} problems, {n_answers:,} answers, {n_right:,} of them right.\n")
+            cut = ", ".join(f"{name.replace('_', ' ')}: {n}" for name, n in sorted(counts.items()))
+            print(f"Of these texts the embedder read a part only: {cut or 'none'}.\n")
             print("\n".join(table(problems)))
             for title, weaker in (("all pairs", False), ("pairs in which the weaker model is right", True)):
                 order = _percent(pairs_in_order(problems, weaker_is_right=weaker))

@@ -111,7 +111,9 @@ def _check_columns(fields: Any, path: Path) -> None:
         )
     for kind in (f.type for f in fields):
         inner = kind
-        while pa.types.is_list(inner) or pa.types.is_large_list(inner):
+        while any(
+            is_kind(inner) for is_kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+        ):
             inner = inner.value_type
         if pa.types.is_struct(inner):
             _check_columns(list(inner), path)

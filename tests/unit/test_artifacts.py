@@ -176,7 +176,7 @@ def test_compressed_bytes_depend_on_the_records_alone(tmp_path: Path, monkeypatc
     [
         (b'{"a": 1}\n\n{"a"', "not valid JSON", "row 3"),
         (b'{"a": 1}\n[1]\n', "not a JSON object", "row 2"),
-        (b'{"a": "\xff"}\n', "not valid JSON", "row 1"),
+        (b'{"a": "\xff"}\n', "not text in UTF-8", "row 1"),
     ],
 )
 def test_bad_record_is_named_by_its_row(tmp_path: Path, lines: bytes, message: str, where: str) -> None:

@@ -51,6 +51,22 @@ def test_dry_run_judges_every_arm_once_and_only_if_asked(project: Project) -> No
     assert set(re.findall(r"^judge +(\d+)$", counted.stdout, re.M)) == {"2"}
 
 
+def test_a_file_of_questions_with_another_type_ends_a_run_before_its_first_job(project: Project) -> None:
+    data = project.folder / "data"
+    data.mkdir()
+    row = {"question_id": 81, "category": "writing", "turns": "Name a prime."}
+    (data / "question.jsonl").write_text(json.dumps(row))
+    project.edit(
+        "config/smoke.yaml", "bootstrap: 200\n", MT_QUESTIONS.replace(" references: data/reference.jsonl,", "")
+    )
+    done = project.snakemake("--config", "study=smoke")
+    assert done.returncode == 2, done.stdout[-2000:]
+    assert "`turns` is not a list" in done.stdout
+    assert "data/question.jsonl, row 1" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not list((project.folder / "results").rglob("manifest.json"))
+
+
 @pytest.mark.slow
 def test_judges_reach_the_tables_and_a_change_of_limits_asks_nothing(copy_of_finished: Project) -> None:
     project = copy_of_finished
