@@ -69,7 +69,7 @@ IMPORTERS = {
     "huggingface_hub": {"hub", "planning.shapes", "exporting.push"},
     "pyarrow": {"parquet", "joins", "datasets._records", "sorting", "exporting.preferences"},
     "statsmodels": {"stats.intervals"},
-    "scipy": {"stats.intervals", "stats.power", "stats.trend", "linting.across"},
+    "scipy": {"stats.intervals", "stats.laws", "stats.moderation", "stats.power", "stats.trend", "linting.across"},
     "pandas": {
         *("tables", "evidence", "main_table", "proxies", "plotting", "diagnostic_plots", "proxy_plots"),
         *("harness.tables", "judging.alpaca_rate", "steps.figures"),
