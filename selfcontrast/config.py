@@ -105,6 +105,8 @@ def _files_of_judges(study: Study) -> Iterator[tuple[str, str]]:
         for name in ("path", "references", "baseline"):
             if (path := getattr(questions, name)) is not None:
                 yield f"evaluation.questions.{key}.{name}", path
+        if questions.length_control is not None and questions.length_control.path is not None:
+            yield f"evaluation.questions.{key}.length_control.path", questions.length_control.path
     for key, judge in study.evaluation.judges.items():
         if (path := judge.params.get("prompts_file")) is not None:
             yield f"evaluation.judges.{key}.prompts_file", path
