@@ -16,6 +16,7 @@ from selfcontrast.planning.costs import (
     forward,
     group_tokens,
     sampling_seconds,
+    sketch_seconds,
     training_memory,
     training_operations,
 )
@@ -41,12 +42,6 @@ RESAMPLING_S = 1e-4
 
 PASS_S = 0.012
 """Seconds of a backward pass by itself, beyond its operations and the sketch of its gradient: measured on one core."""
-
-SKETCH_BYTES = 30
-"""Bytes that the sketch of a gradient moves for each weight: 3 ns at a core's 10 GB/s, measured with 29 and 100 M weights."""
-
-SIGN_S = 9e-9
-"""Seconds to draw the sign of a weight, once in a job, on a core whatever the device: measured with 29 and 100 M weights."""
 
 
 def plan_study(study: Study, machine: Machine, *, results: Path) -> list[Stage]:
@@ -317,9 +312,8 @@ class _Planner:
         head = passes * self.lengths.response
         operations = 3 * forward(self.shape, passes * length, head_tokens=head, context=length / 2)
         worked = operations / (self.machine.flops * self.machine.train_share) + passes * PASS_S
-        weights = self.shape.weights
-        worked += weights * (SIGN_S + passes * SKETCH_BYTES / self.machine.bandwidth)
-        seconds, memory = self.machine.start_s + worked, 2 * self.stored_weights + weights
+        worked += sketch_seconds(self.shape, self.machine, gradients=passes)
+        seconds, memory = self.machine.start_s + worked, 2 * self.stored_weights + self.shape.weights
         return Stage(
             "gradient_noise", 1, self.readers, passes, passes * length, seconds=seconds, longest=seconds, memory=memory
         )
