@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from selfcontrast import cuts
 from selfcontrast.records import PromptPool
 from selfcontrast.schema import Count, Id, Strict
+from selfcontrast.token_rows import Rows
 
 CHECKPOINT = "reward"
 """What the parameter `model` is loaded as."""
@@ -63,16 +64,16 @@ def score(
     Args:
         params: with ``model``: the step puts the folder of a ``trained`` model there.
     """
-    from selfcontrast.checkpoints import load_tokenizer
+    from selfcontrast.checkpoints import embedding_rows, load_tokenizer
     from selfcontrast.hub import model_folder
     from selfcontrast.rendering import Renderer
     from selfcontrast.reward_models import load_reward_model, render_answers, score_rows
 
     folder = model_folder(str(params.model))
-    renderer = Renderer(load_tokenizer(folder, trust_remote_code=params.trust_remote_code), params.template)
-    read, device = load_reward_model(
-        folder, params.layout, dtype=params.dtype, trust_remote_code=params.trust_remote_code
-    )
+    code = params.trust_remote_code
+    embedded = Rows(embedding_rows(folder, trust_remote_code=code))
+    renderer = Renderer(load_tokenizer(folder, trust_remote_code=code), params.template, rows=embedded)
+    read, device = load_reward_model(folder, params.layout, dtype=params.dtype, trust_remote_code=code)
     found = []
     n_texts = n_cut = 0
     for block in _blocks(zip(pools, prompts, strict=True)):
@@ -80,6 +81,9 @@ def score(
         for pool, prompt in block:
             texts = list(dict.fromkeys(a.text for a in pool.answers))
             found_rows, cut = render_answers(renderer, prompt, texts, longest=params.max_length)
+            renderer.rows.check(
+                renderer.tokenizer, chain(*found_rows), where=f"prompt {pool.prompt_id}, read by {folder}"
+            )
             n_texts, n_cut = n_texts + len(texts), n_cut + cut
             rows |= {(pool.prompt_id, text): row for text, row in zip(texts, found_rows, strict=True)}
         rewards = dict(
