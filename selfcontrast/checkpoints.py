@@ -61,7 +61,7 @@ def load_model(
             where=path,
             remedy="name a causal language model, as it was saved, in models.<id>.path; or fetch the checkpoint again",
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:  # ImportError: no package for quantised weights
         raise _cannot_load("causal language model", path, error) from None
     model.eval()
     if quantise != "none":
