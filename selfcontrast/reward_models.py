@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from selfcontrast.errors import InputError
+from selfcontrast.errors import InputError, SelfContrastError
 from selfcontrast.inspection.folders import check_damage
 from selfcontrast.records import Message
 from selfcontrast.threads import choose_kernels
@@ -58,6 +58,8 @@ def load_reward_model(folder: Path, layout: Layout, *, dtype: str, trust_remote_
     load = _load_classifier if layout == "sequence" else _load_value_head
     try:
         backbone, head = load(folder, getattr(torch, dtype), trust_remote_code)
+    except SelfContrastError:
+        raise
     except Exception as error:
         check_damage(folder, "value_head" if layout == "value_head" else "reward")
         if not isinstance(error, OSError | ValueError | KeyError | RuntimeError | ImportError):
