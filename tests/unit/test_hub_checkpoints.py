@@ -305,7 +305,9 @@ def fetches(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_each_checkpoint_is_fetched_once_whatever_names_it() -> None:
-    raw = study_of(one="owner/Name-7B.v1", two="owner/Name-7B.v1@main", pinned=f"owner/Name-7B.v1@{COMMIT}", own="./folder")
+    raw = study_of(
+        one="owner/Name-7B.v1", two="owner/Name-7B.v1@main", pinned=f"owner/Name-7B.v1@{COMMIT}", own="./folder"
+    )
     raw["models"]["two"] |= {"trust_remote_code": True, "template": "chatml"}
     raw["scorers"]["rm"] = {"kind": "reward", "model": "owner/rm", "layout": "value_head", "template": "starling"}
     raw["scorers"]["e"] = {"kind": "cosine", "model": "gte"}
