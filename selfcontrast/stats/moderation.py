@@ -79,11 +79,11 @@ class Prior:
     def suspicion(self) -> NDArray:
         """Return the chance that an arm is wild: that of one arm of the family, or more where a wild arm can hide.
 
-        Seeds of an arm with R times the core's variance agree by luck with a chance that falls as R^(-df / 2). The suspicion
-        follows the cube root of that, so that few seeds, and seeds that hardly show beside the noise, make for caution.
+        With the variance of a wild arm at R times the core's, it is 6 R^(-1/3) arms of the family and at least one: seeds that
+        hardly show beside the noise of prompts make for caution.
         """
         ratio = 1 + (WILD[0] - 1) * self._seeds / self.core
-        return np.minimum(0.5, np.maximum(1.0, HIDING * ratio ** (-self.df / 6)) / self.n_arms)
+        return np.minimum(0.5, np.maximum(1.0, HIDING * ratio ** (-1 / 3)) / self.n_arms)
 
     def shares(self, seen: NDArray) -> NDArray:
         """Return the chances of the core and each wild variance for arms whose own is ``seen`` ``(..., arms)``."""
