@@ -63,7 +63,7 @@ def test_law_of_two_components_by_hand() -> None:
 
 
 def test_suspicion_and_shares_by_hand() -> None:
-    """Three seeds, core 1 without noise, 60 arms: the wild variances are 100, 200 and 400.
+    """Three seeds, core 1 without noise, 60 arms: the wild variances are 100, 400 and so on, each half as likely.
 
     The suspicion is 6 / 100^(1/3) = 1.29 of one arm in 60. For chi-square over its 2 degrees of freedom the density of a
     variance seen at s is exp(-s / v) / v.
@@ -71,15 +71,21 @@ def test_suspicion_and_shares_by_hand() -> None:
     prior = Prior(np.array([1.0]), np.array([0.0]), 60, 2)
     suspicion = 6 / 100 ** (1 / 3) / 60
     assert prior.suspicion == pytest.approx(suspicion)
-    assert prior.wild.ravel().tolist() == list(WILD) == [100, 200, 400]
+    assert prior.wild.ravel().tolist() == list(WILD)
+    assert (WILD[0], WILD[1]) == (100, 400)
+    chances = 0.5 ** np.arange(1, 9) / (1 - 0.5**8)
     for seen in (0.1, 1.0, 9.0):
-        densities = [(1 - suspicion) * np.exp(-seen)] + [suspicion / 3 * np.exp(-seen / v) / v for v in WILD]
+        densities = [(1 - suspicion) * np.exp(-seen)] + [
+            suspicion * c * np.exp(-seen / v) / v for v, c in zip(WILD, chances, strict=True)
+        ]
         assert prior.shares(np.array([seen]))[0] == pytest.approx(np.array(densities) / sum(densities))
 
 
 def test_suspicion_rises_with_the_noise_from_one_arm_of_the_family_and_never_exceeds_a_half() -> None:
     """Noise of 0 to 0.7 of the core: R from 100 down to 30.7, and 6 R^(-1/3) from 1.29 up to 1.92 arms of 60."""
-    found = [60 * float(Prior(np.array([1.0]), np.array([noise]), 60, 2).suspicion[0]) for noise in (0.0, 0.3, 0.7, 1.0)]
+    found = [
+        60 * float(Prior(np.array([1.0]), np.array([noise]), 60, 2).suspicion[0]) for noise in (0.0, 0.3, 0.7, 1.0)
+    ]
     assert found == sorted(found)
     assert (found[0], found[-1]) == pytest.approx((6 / 100 ** (1 / 3), 6 / 30.7 ** (1 / 3)))
     assert Prior(np.array([1.0]), np.array([1.0]), 3, 1).suspicion[0] == 0.5
@@ -122,16 +128,17 @@ def test_standard_error_of_the_core_is_that_of_the_pooled_mean_squares(monkeypat
     assert of_seeds == pytest.approx(of_seeds.mean())
 
 
-def test_a_wild_arm_is_seen_and_does_not_widen_the_others() -> None:
+@pytest.mark.parametrize("times", [1, 30, 10_000])
+def test_a_wild_arm_is_seen_and_does_not_widen_the_others(times: float) -> None:
     rng = np.random.default_rng(3)
     values = family(rng, n_arms=14)
     with_wild = values.copy()
-    with_wild[-1] += np.array([-3.0, 1.0, 2.0])[:, None]
+    with_wild[-1] += times * np.array([-3.0, 1.0, 2.0])[:, None]
     usual, found = moderate(Parts.of(values)), moderate(Parts.of(with_wild))
     without = moderate(Parts.of(values[:-1]))
-    assert found.errors[:-1, 0] == pytest.approx(without.errors[:, 0], rel=0.05)
+    assert found.errors[:-1, 0] == pytest.approx(without.errors[:, 0], rel=0.1)
     assert found.shares[-1, 0] < 1e-6
-    assert found.two_sided(1.0)[-1] > 0.3
+    assert found.two_sided(times * 1.0)[-1] > 0.3
     assert usual.two_sided(1.0)[-1] < 0.01
 
 
@@ -192,12 +199,16 @@ def test_nulls_leave_a_standard_error_near_that_of_all_values() -> None:
     assert Parts.of_arms(list(values)).share.tolist() == [1] * 10
 
 
-def test_arms_whose_seeds_agree_exactly_are_no_division_by_zero() -> None:
-    """Half of the arms and more have seeds that say the same."""
+@pytest.mark.parametrize("n_differing", [0, 1, 3])
+def test_arms_whose_seeds_agree_exactly_are_no_division_by_zero(n_differing: int) -> None:
+    """Of eight arms most or all have seeds that say the same: what is left is the error over prompts."""
     values = np.random.default_rng(10).normal(0, 1, (8, 1, 50)).repeat(3, 1)
-    values[-1] += np.array([-0.1, 0.0, 0.1])[:, None]
-    for f in compare_family(values, draws(50)):
+    values[:n_differing] += np.array([-0.1, 0.0, 0.1])[:, None]
+    found, own = compare_family(values, draws(50)), compare_all(values, draws(50))
+    for f in found:
         assert np.isfinite([f.estimate.low, f.estimate.high, f.p]).all()
+    if not n_differing:
+        assert [f.p for f in found] == pytest.approx([p for _, p in own])
 
 
 # Level, power and coverage: some rows of the table in docs/statistics.md, with fewer studies
