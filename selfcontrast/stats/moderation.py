@@ -43,7 +43,7 @@ CHANCES = tuple(0.5 ** (i + 1) / (1 - 0.5 ** len(WILD)) for i in range(len(WILD)
 LEAST_SEEDS = 0.3
 """Share of the core's variance that is taken to come of seeds at least, when a multiple of it is formed."""
 
-HIDING = 6.0
+HIDING = 7.0
 """How strongly a wild arm is suspected where it can hide: see ``Prior.suspicion``.
 
 It weighs false alarms of a wild arm against power: benchmarks/simulate_statistics.py, with the table in docs/statistics.md.
@@ -85,7 +85,7 @@ class Prior:
     def suspicion(self) -> NDArray:
         """Return the chance that an arm is wild: that of one arm of the family, or more where a wild arm can hide.
 
-        With the least variance of a wild arm at R times the core's, it is 6 R^(-1/3) arms of the family and at least one:
+        With the least variance of a wild arm at R times the core's, it is 7 R^(-1/3) arms of the family and at least one:
         seeds that hardly show beside the noise of prompts make for caution.
         """
         ratio = 1 + (WILD[0] - 1) * self._seeds / self.core

@@ -65,11 +65,11 @@ def test_law_of_two_components_by_hand() -> None:
 def test_suspicion_and_shares_by_hand() -> None:
     """Three seeds, core 1 without noise, 60 arms: the wild variances are 100, 400 and so on, each half as likely.
 
-    The suspicion is 6 / 100^(1/3) = 1.29 of one arm in 60. For chi-square over its 2 degrees of freedom the density of a
+    The suspicion is 7 / 100^(1/3) = 1.51 of one arm in 60. For chi-square over its 2 degrees of freedom the density of a
     variance seen at s is exp(-s / v) / v.
     """
     prior = Prior(np.array([1.0]), np.array([0.0]), 60, 2)
-    suspicion = 6 / 100 ** (1 / 3) / 60
+    suspicion = 7 / 100 ** (1 / 3) / 60
     assert prior.suspicion == pytest.approx(suspicion)
     assert prior.wild.ravel().tolist() == list(WILD)
     assert (WILD[0], WILD[1]) == (100, 400)
@@ -82,12 +82,12 @@ def test_suspicion_and_shares_by_hand() -> None:
 
 
 def test_suspicion_rises_with_the_noise_from_one_arm_of_the_family_and_never_exceeds_a_half() -> None:
-    """Noise of 0 to 0.7 of the core: R from 100 down to 30.7, and 6 R^(-1/3) from 1.29 up to 1.92 arms of 60."""
+    """Noise of 0 to 0.7 of the core: R from 100 down to 30.7, and 7 R^(-1/3) from 1.51 up to 2.24 arms of 60."""
     found = [
         60 * float(Prior(np.array([1.0]), np.array([noise]), 60, 2).suspicion[0]) for noise in (0.0, 0.3, 0.7, 1.0)
     ]
     assert found == sorted(found)
-    assert (found[0], found[-1]) == pytest.approx((6 / 100 ** (1 / 3), 6 / 30.7 ** (1 / 3)))
+    assert (found[0], found[-1]) == pytest.approx((7 / 100 ** (1 / 3), 7 / 30.7 ** (1 / 3)))
     assert Prior(np.array([1.0]), np.array([1.0]), 3, 1).suspicion[0] == 0.5
 
 
