@@ -56,5 +56,9 @@ class Law:
         p = special.ndtr(-abs(z))
         ends = -special.stdtrit(self.df, p) * self.errors
         low, high = float(ends.min()), float(ends.max())
-        size = low if low == high else optimize.brentq(lambda x: float(self.tail(x)) - p, low, high, xtol=1e-9 * high)
+        if low == high:
+            return float(np.sign(z)) * low
+        # A little wider, since tails are rounded.
+        ends = np.array([low * (1 - 1e-6), high * (1 + 1e-6)])
+        size = optimize.brentq(lambda x: float(self.tail(x)) - p, *ends, xtol=1e-9 * high)
         return float(np.sign(z)) * float(size)

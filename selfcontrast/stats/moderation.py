@@ -34,17 +34,23 @@ if TYPE_CHECKING:
 LEAST_ARMS = 5
 """With fewer arms there is nothing to borrow: each keeps its own variance."""
 
-WILD = (100.0, 200.0, 400.0)
-"""Variances of a wild arm's seeds, as multiples of the core's: ten to twenty times its standard deviation."""
+WILD = tuple(100.0 * 4**i for i in range(8))
+"""Variances of a wild arm's seeds, as multiples of the core's: from ten times its standard deviation to a thousand times."""
+
+CHANCES = tuple(0.5 ** (i + 1) / (1 - 0.5 ** len(WILD)) for i in range(len(WILD)))
+"""Chance of each of ``WILD`` for a wild arm: each is half as likely as the one before it."""
 
 LEAST_SEEDS = 0.3
 """Share of the core's variance that is taken to come of seeds at least, when a multiple of it is formed."""
 
-HIDING = 6.0
+HIDING = 7.0
 """How strongly a wild arm is suspected where it can hide: see ``Prior.suspicion``.
 
 It weighs false alarms of a wild arm against power: benchmarks/simulate_statistics.py, with the table in docs/statistics.md.
 """
+
+LEAST_CORE = 1e-300
+"""Variance of the core where the seeds of all arms agree exactly."""
 
 MOST_STEPS = 100
 """Steps of the fit at most; it ends where the core's variance stands still to nine digits, after ten to twenty."""
@@ -79,17 +85,17 @@ class Prior:
     def suspicion(self) -> NDArray:
         """Return the chance that an arm is wild: that of one arm of the family, or more where a wild arm can hide.
 
-        Seeds of an arm with R times the core's variance agree by luck with a chance that falls as R^(-df / 2). The suspicion
-        follows the cube root of that, so that few seeds, and seeds that hardly show beside the noise, make for caution.
+        With the least variance of a wild arm at R times the core's, it is 7 R^(-1/3) arms of the family and at least one:
+        seeds that hardly show beside the noise of prompts make for caution.
         """
         ratio = 1 + (WILD[0] - 1) * self._seeds / self.core
-        return np.minimum(0.5, np.maximum(1.0, HIDING * ratio ** (-self.df / 6)) / self.n_arms)
+        return np.minimum(0.5, np.maximum(1.0, HIDING * ratio ** (-1 / 3)) / self.n_arms)
 
     def shares(self, seen: NDArray) -> NDArray:
         """Return the chances of the core and each wild variance for arms whose own is ``seen`` ``(..., arms)``."""
         wild = np.broadcast_to(self.wild, (*seen.shape, len(WILD)))
         variances = np.concatenate([np.broadcast_to(self.core, seen.shape)[..., None], wild], axis=-1)
-        rest = np.broadcast_to(self.suspicion[..., None] / len(WILD), wild.shape)
+        rest = np.broadcast_to(self.suspicion[..., None] * np.array(CHANCES), wild.shape)
         before = np.concatenate([np.broadcast_to(1 - self.suspicion, seen.shape)[..., None], rest], axis=-1)
         # Density of chi-square over its degrees of freedom, times a variance; what all variances share is left out.
         log = np.log(before) - self.df / 2 * (np.log(variances) + seen[..., None] / variances)
@@ -104,11 +110,13 @@ class Fit:
     Attributes:
         prior: what is known of every arm.
         shared: estimated u_s, centred, ``(..., 1, seeds)``.
+        seen: variance of each arm beside the shared part, ``(..., arms)``.
         shares: ``Prior.shares`` of every arm, ``(..., arms, 1 + len(WILD))``.
     """
 
     prior: Prior
     shared: NDArray
+    seen: NDArray
     shares: NDArray
 
 
@@ -126,19 +134,20 @@ def fit(by_seed: NDArray, noise: NDArray) -> Fit:
     # Where half of the arms agree with the median arm exactly, its variance is none: the mean of all is a start too.
     seen = _seen(own, shared, df)
     core = np.median(seen, axis=-1, keepdims=True) / (special.chdtri(df, 0.5) / df)
-    core = np.where(core > 0, core, seen.mean(-1, keepdims=True))
+    core = np.maximum(np.where(core > 0, core, seen.mean(-1, keepdims=True)), LEAST_CORE)
     for _ in range(MOST_STEPS):
         prior = Prior(core, noise, n_arms, df)
         shares = prior.shares(seen)
-        # The inverse of an arm's variance, times the core's.
-        precision = shares[..., 0] + (shares[..., 1:] * (core[..., None] / prior.wild)).sum(-1)
+        # The inverse of an arm's variance, times the core's; no arm may count for more than one, however wild.
+        wild = core[..., None] / np.maximum(prior.wild, seen[..., None])
+        precision = shares[..., 0] + (shares[..., 1:] * wild).sum(-1)
         shared = (precision[..., None] * own).sum(-2, keepdims=True) / precision.sum(-1)[..., None, None]
         seen = _seen(own, shared, df)
-        before, core = core, (precision * seen).sum(-1, keepdims=True) / (n_arms - 1)
+        before, core = core, np.maximum((precision * seen).sum(-1, keepdims=True) / (n_arms - 1), LEAST_CORE)
         if (np.abs(core - before) <= 1e-9 * core).all():
             break
     prior = Prior(core, noise, n_arms, df)
-    return Fit(prior, shared, prior.shares(seen))
+    return Fit(prior, shared, seen, prior.shares(seen))
 
 
 def _seen(own: NDArray, shared: NDArray, df: int) -> NDArray:
@@ -156,12 +165,16 @@ def moderate(parts: Parts) -> Law:
     core, df = fitted.prior.core, fitted.prior.df
     wild = np.broadcast_to(fitted.prior.wild, (*parts.crossed.shape, len(WILD)))
     of_arm = np.concatenate([np.broadcast_to(core, parts.crossed.shape)[..., None], wild], axis=-1)
+    pooled = df * np.maximum(fitted.shares[..., 0].sum(-1) - 1, 1)[..., None, None]
+    # An arm beyond the wildest that is reckoned with has its own variance.
+    own = fitted.seen > of_arm[..., -1]
+    freedom = np.where(np.arange(1 + len(WILD)) == len(WILD), np.where(own, df, pooled[..., 0])[..., None], pooled)
+    of_arm[..., -1] = np.maximum(of_arm[..., -1], fitted.seen)
     # Residuals are smaller than deviations by what the shared part took from them, and that is in the shared part.
     of_arm = of_arm * (1 - 1 / parts.crossed.shape[-1]) / n_seeds
     shared = (fitted.shared**2).sum(-1)[..., None] / df / n_seeds
     of_prompts, crossed = ((m / parts.n_values)[..., None] for m in (parts.of_prompts, parts.crossed))
     variance = np.maximum(of_arm + shared + parts.beside_seeds[..., None], crossed)
-    pooled = df * np.maximum(fitted.shares[..., 0].sum(-1) - 1, 1)[..., None, None]
     prompts = (parts.n_prompts - 1)[..., None]
-    squares = of_arm**2 / pooled + shared**2 / df + of_prompts**2 / prompts + crossed**2 / (df * prompts)
+    squares = of_arm**2 / freedom + shared**2 / df + of_prompts**2 / prompts + crossed**2 / (df * prompts)
     return Law(fitted.shares, np.sqrt(variance), np.maximum(variance**2 / squares, 1.0))

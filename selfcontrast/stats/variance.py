@@ -113,8 +113,13 @@ class Parts:
         complete = [_complete(v[:, :, None])[:, :, 0] for v in arms]
         found = [cls.of(v) for v in complete]
         share = [(~np.isnan(v)).sum() / c.size for v, c in zip(arms, complete, strict=True)]
-        columns = [np.stack([getattr(p, f) for p in found]) for f in ("by_seed", "of_prompts", "crossed", "n_prompts")]
-        return cls(*columns, np.array(share))
+        return cls(
+            by_seed=np.stack([p.by_seed for p in found]),
+            of_prompts=np.stack([p.of_prompts for p in found]),
+            crossed=np.stack([p.crossed for p in found]),
+            n_prompts=np.stack([p.n_prompts for p in found]),
+            share=np.array(share),
+        )
 
     @property
     def n_seeds(self) -> int:
