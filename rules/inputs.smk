@@ -39,6 +39,15 @@ def question_files(wildcards):
     return [questions.path for questions in cfg.evaluation.questions.values()]
 
 
+def needs_of_data(wildcards):
+    """Return the flags of what the study needs of a data set: rejected answers, and prompts that the scorer `grade` knows."""
+    needs = sweep.rejected_needs(cfg, wildcards.dataset)
+    flags = f"--needs {shlex.quote(json.dumps(needs))}" if needs else ""
+    if splits := sweep.graded_splits(cfg, wildcards.dataset):
+        flags += f" --graded {' '.join(splits)}"
+    return flags
+
+
 def base_manifest(wildcards):
     """Return the manifest of a base model that the study trains from scratch; nothing for one that is given."""
     return (

@@ -15,6 +15,7 @@ from selfcontrast.errors import InputError, SelfContrastError
 from selfcontrast.exporting import command as exporting
 from selfcontrast.judging.price import judge_price
 from selfcontrast.linting import command as linting
+from selfcontrast.linting.needs import check_annotated
 from selfcontrast.planning.machines import MACHINES
 from selfcontrast.planning.report import describe_plan
 from selfcontrast.progress import follow_to_the_end
@@ -72,6 +73,7 @@ def check(name: str) -> str:
     """Return one paragraph on what a study will run."""
     study = load_study(name)
     check_files(study)
+    check_annotated(study)
     lines = [f"{study.name}: {study.description}"]
     for dataset in study.datasets:
         arms = arms_of(study, dataset)
