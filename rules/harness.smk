@@ -35,6 +35,7 @@ rule benchmark:
         lib=[
             "selfcontrast/harness/definitions.py",
             "selfcontrast/harness/results.py",
+            "selfcontrast/harness/resuming.py",
             "selfcontrast/harness/running.py",
             "selfcontrast/task_pins.py",
         ],

@@ -108,6 +108,7 @@ def scorer_files(wildcards):
     }
     return [
         plugin_file("scorers", kind),
+        "selfcontrast/scoring.py",
         "selfcontrast/stored_pools.py",
         *own.get(kind, []),
     ]

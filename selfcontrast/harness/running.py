@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfcontrast.chunks import Chunks
 from selfcontrast.errors import InputError, SelfContrastError, StepError
 from selfcontrast.harness.definitions import Definition, check_harness, check_pin, digest, unknown_task
 from selfcontrast.harness.results import describe_task, samples
+from selfcontrast.harness.resuming import keep_batches
 from selfcontrast.task_pins import PINS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+TRUNCATED = "truncated"
 
 
 @dataclass
@@ -41,6 +47,7 @@ def run_tasks(
     *,
     folder: Path | None = None,
     cache: Path | None = None,
+    chunks: Chunks | None = None,
 ) -> Outcome:
     """Return the results of a model on the tasks of a benchmark.
 
@@ -49,6 +56,7 @@ def run_tasks(
         spec: keys of ``schema.Benchmark``.
         folder: holds definitions of tasks; paths in them are relative to it.
         cache: where the library of data sets keeps what it reads; by default its own place.
+        chunks: where finished batches outlive an interruption; None keeps none.
 
     Raises:
         StepError: another version of the harness is installed, or data cannot be had.
@@ -65,6 +73,8 @@ def run_tasks(
     for name, definition in definitions.items():
         check_pin(name, definition, spec["pins"])
     lm = _counting(model, tokenizer, spec["batch"])
+    if chunks is not None:
+        keep_batches(lm, chunks, lm.counts)
     outcome = Outcome()
     for few_shot, names in _by_few_shot(spec).items():
         with _cached_in(cache), _inside(folder), _told(names, index):
@@ -79,7 +89,7 @@ def run_tasks(
         assert found is not None  # it is None in the other processes of several
         outcome.tasks |= {name: describe_task(name, found, definitions[name]) for name in names}
         outcome.samples += samples(found)
-    outcome.truncated = lm.truncated
+    outcome.truncated = lm.counts[TRUNCATED]
     return outcome
 
 
@@ -140,18 +150,20 @@ def _counting(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch:
     from lm_eval.models.huggingface import HFLM
 
     class CountingLM(HFLM):  # type: ignore[misc]
-        truncated = 0
+        counts: Counter[str]
 
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
-            self.truncated += sum(len(asked) + len(said) > self.max_length + 1 for _, asked, said in requests)
+            self.counts[TRUNCATED] += sum(len(asked) + len(said) > self.max_length + 1 for _, asked, said in requests)
             return super()._loglikelihood_tokens(requests, *args, **kwargs)
 
         def tok_batch_encode(self, strings: Any, *args: Any, **kwargs: Any) -> Any:
             if room := kwargs.get("left_truncate_len"):
-                self.truncated += sum(len(self.tok_encode(text)) > room for text in strings)
+                self.counts[TRUNCATED] += sum(len(self.tok_encode(text)) > room for text in strings)
             return super().tok_batch_encode(strings, *args, **kwargs)
 
-    return CountingLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+    lm = CountingLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+    lm.counts = Counter()
+    return lm
 
 
 @contextlib.contextmanager

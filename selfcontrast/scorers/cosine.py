@@ -49,7 +49,36 @@ def score(
     pools: Collection[PromptPool], prompts: Sequence[str], params: Params, counts: Counter[str]
 ) -> list[list[float]]:
     """Return the similarity of every answer to its prompt's target, between -1 and 1, pool by pool."""
-    return list(similarities(pools, _embedder(params)))
+    return list(similarities(pools, load(params)))
+
+
+def load(params: Params) -> Callable[[Sequence[str]], ndarray]:
+    """Return the function that turns texts into unit vectors."""
+    return _embedder(params)
+
+
+def score_block(
+    block: Sequence[tuple[PromptPool, str]],
+    params: Params,
+    counts: Counter[str],
+    model: Callable[[Sequence[str]], ndarray],
+) -> list[list[float]]:
+    """Return the scores of one of the ``blocks``; ``model`` is what ``load`` returns."""
+    return list(similarities([pool for pool, _ in block], model))
+
+
+def blocks(pairs: Iterable[tuple[PromptPool, str]]) -> Iterator[list[tuple[PromptPool, str]]]:
+    """Yield pools with their prompts in blocks of at most ``BLOCK_TEXTS`` texts, of which an interruption costs one."""
+    block: list[tuple[PromptPool, str]] = []
+    n_texts = 0
+    for pool, prompt in pairs:
+        if block and n_texts + len(pool.answers) + 1 > BLOCK_TEXTS:
+            yield block
+            block, n_texts = [], 0
+        block.append((pool, prompt))
+        n_texts += len(pool.answers) + 1
+    if block:
+        yield block
 
 
 def similarities(pools: Iterable[PromptPool], embed: Callable[[Sequence[str]], ndarray]) -> Iterator[list[float]]:
@@ -63,7 +92,8 @@ def similarities(pools: Iterable[PromptPool], embed: Callable[[Sequence[str]], n
     """
     import numpy as np
 
-    for block in _blocks(pools):
+    for pairs in blocks((pool, "") for pool in pools):
+        block = [pool for pool, _ in pairs]
         texts = sorted(
             {p.target for p in block} | {a.text for p in block for a in p.answers}, key=lambda t: (len(t), t)
         )
@@ -73,19 +103,6 @@ def similarities(pools: Iterable[PromptPool], embed: Callable[[Sequence[str]], n
             answers = vectors[[row[a.text] for a in pool.answers]].astype("float64")
             target = vectors[row[pool.target]].astype("float64")
             yield np.clip(answers @ target, -1, 1).round(6).tolist()
-
-
-def _blocks(pools: Iterable[PromptPool]) -> Iterator[list[PromptPool]]:
-    block: list[PromptPool] = []
-    n_texts = 0
-    for pool in pools:
-        if block and n_texts + len(pool.answers) + 1 > BLOCK_TEXTS:
-            yield block
-            block, n_texts = [], 0
-        block.append(pool)
-        n_texts += len(pool.answers) + 1
-    if block:
-        yield block
 
 
 def _embedder(params: Params) -> Callable[[Sequence[str]], ndarray]:

@@ -34,6 +34,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the results."""
     from selfcontrast import artifacts
     from selfcontrast.checkpoints import load_model, load_tokenizer
+    from selfcontrast.chunks import Chunks, software
     from selfcontrast.harness.running import run_tasks
     from selfcontrast.rendering import Renderer
     from selfcontrast.sources import content_hash, task_files
@@ -52,9 +53,17 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         step.inputs["folder"] = content_hash([artifacts.sha256(file) for file in task_files(tasks)])
     # Data of the hub stay in its cache for later jobs; the pocket world's have no business there.
     is_pocket = set(spec["tasks"]) <= set(POCKET_TASKS)
+    chunks = Chunks.open(
+        (step.folder / ".chunks").resolve(),  # tasks are run from their own folder
+        spec=spec,
+        inputs=step.inputs,
+        loading=loading,
+        template=renderer.digest,
+        software=software(("harness/running", "harness/resuming"), ("torch", "transformers", "lm_eval")),
+    )
     model = load_model(checkpoint, dtype=loading["dtype"], trust_remote_code=loading["trust_remote_code"])
     with artifacts.scratch(step.folder / "cache") if is_pocket else nullcontext() as cache:
-        outcome = run_tasks(model, renderer.tokenizer, spec, folder=tasks, cache=cache)
+        outcome = run_tasks(model, renderer.tokenizer, spec, folder=tasks, cache=cache, chunks=chunks)
     results = {
         "harness": HARNESS,
         "chat_template": spec["chat_template"],
@@ -65,6 +74,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     step.add_output("results.json")
     artifacts.write_jsonl(step.folder / "samples.jsonl", outcome.samples)
     step.add_output("samples.jsonl")
+    chunks.remove()
     step.report = {
         "questions": sum(task["questions"] for task in outcome.tasks.values()),
         "truncated": outcome.truncated,

@@ -1,7 +1,8 @@
 """Measure how the variance of a prompt's gradient falls with the number of negatives, at the SFT model.
 
 In: the split pool, a pool, the SFT model. Out: gradient.parquet. One GPU for large models, with room for weights and one
-gradient; seconds to a minute on one CPU core for `tiny`: a backward pass for each response.
+gradient; seconds to a minute on one CPU core for `tiny`: a backward pass for each response. Finished prompts are kept until
+the table is written.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ import argparse
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selfcontrast import cli
 from selfcontrast.errors import InputError
 from selfcontrast.seeds import derive_seed
 from selfcontrast.threads import use_threads
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 RESAMPLES = 1000
 
@@ -33,6 +38,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     import numpy as np
 
     from selfcontrast.checkpoints import load_model
+    from selfcontrast.chunks import Chunks, software
     from selfcontrast.gradient_noise import WIDTH, Sketch, pair_gradients, variance_curve
     from selfcontrast.lm_head import check_head
 
@@ -58,22 +64,29 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     check_head(model)
     model.eval()
     sketch = Sketch(WIDTH, derive_seed(spec["seed"], "sketch"))
-    gradients = np.stack(
-        [
-            pair_gradients(
-                model,
-                split["prompt_ids"][i],
-                split["target_ids"][i],
-                responses[split["prompt_id"][i]][: spec["negatives"]],
-                sketch,
-            )
-            for i in taken
-        ]
+    chunks = Chunks.open(
+        step.folder / ".chunks",
+        spec=spec,
+        inputs=step.inputs,
+        software=software(("gradient_noise", "logprobs", "lm_head"), ("torch", "transformers")),
     )
+
+    def gradients_of(i: int) -> NDArray:
+        """Return the sketched gradients of one prompt's pairs, kept until the table is written."""
+        name = f"prompt-{i:09d}"
+        if (stored := chunks.find(name)) is not None:
+            return np.array(stored["gradient"], np.float32)
+        negatives = responses[split["prompt_id"][i]][: spec["negatives"]]
+        found = pair_gradients(model, split["prompt_ids"][i], split["target_ids"][i], negatives, sketch)
+        chunks.store(name, {"gradient": list(found)})
+        return found
+
+    gradients = np.stack([gradients_of(i) for i in taken])
     curve = variance_curve(gradients, n_resamples=RESAMPLES, seed=derive_seed(spec["seed"], "bootstrap"))
     rows = len(curve["n"])
     counts = {"prompts": [len(taken)] * rows, "negatives": [spec["negatives"]] * rows}
     step.write_table("gradient.parquet", {"pool": [spec["pool"]] * rows, **counts, **curve})
+    chunks.remove()
     step.report = {"prompts": len(taken), "too_few_responses": len(split["prompt_id"]) - len(enough)}
 
 

@@ -1,7 +1,8 @@
 """Score every response of a table with one scorer, and the SFT target of its prompt too.
 
 In: responses (of a pool, or a policy's answers to held-out prompts), the split of their prompts. Out: scores.parquet, where
-the target of a prompt has the response id `target`. One GPU for large embedding or reward models; CPU for `tiny`.
+the target of a prompt has the response id `target`. One GPU for large embedding or reward models; CPU for `tiny`. Finished
+blocks are kept until the table is written.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfcontrast import cli, plugins
+from selfcontrast import cli
 from selfcontrast.records import TARGET
+from selfcontrast.scoring import Scorer
 from selfcontrast.stored_pools import StoredPools, by_prompt
 
 PROMPTS_AT_A_TIME = 128
@@ -42,10 +44,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     split = step.open(args.prompts).table(f"{args.split}.parquet", ["prompt_id", "prompt", "target"])
     responses = step.open(args.responses).path("responses.parquet")
     pools = StoredPools(split["prompt_id"], split["target"], responses, with_target=True)
-    scorer = plugins.load("scorers", spec["kind"])
     counts: Counter[str] = Counter()
-    params = scorer.Params(**cli.with_trained_reward(step, spec["params"], args.reward))
-    scores = scorer.score(pools, split["prompt"], params, counts)
+    scorer = Scorer.open(step, spec["kind"], cli.with_trained_reward(step, spec["params"], args.reward))
+    scores = scorer.score(pools, split["prompt"], counts)
     n_responses = 0
     texts: set[bytes] = set()
     answers = by_prompt(split["prompt_id"], responses, ["response_id", "text"])
@@ -61,6 +62,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
                 n_responses += len(mine)
                 texts.update(_fingerprint(text) for _, text in mine)
             writer.write(table)
+    scorer.chunks.remove()
     step.report = {"prompts": len(pools), "responses": n_responses, "distinct_texts": len(texts), **counts}
 
 

@@ -44,7 +44,7 @@ LAYERS = (
     ("specs",),
     ("logprobs", "stats", "selection", "negatives", "judging", "reward_pairs"),
     ("generation", "vllm_engine", "training", "gradient_noise"),
-    ("backends",),
+    ("backends", "scoring"),
     KINDS,
     ("judge_tables", "metric_names", "harness"),
     ("cells",),
