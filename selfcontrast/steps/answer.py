@@ -2,6 +2,7 @@
 
 In: the file of questions, the policy. Out: responses.parquet, one row for each turn. Each turn sees the answers before it. A
 turn without room left in the context has no answer, and neither have those behind it: null, counted. One GPU at full size.
+Finished batches are kept until the table is written.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from selfcontrast.threads import use_threads
 
 if TYPE_CHECKING:
     from selfcontrast.backends import Policy
+    from selfcontrast.chunks import Chunks
     from selfcontrast.judging.questions import Question
     from selfcontrast.rendering import Renderer
     from selfcontrast.sampling import Sampled
@@ -61,11 +63,13 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     step.inputs["questions"] = artifacts.sha256(args.questions)
 
     with Policy(step, folder, loading=loading, gpus=args.gpus) as policy:
+        chunks = policy.chunks()
 
         def sample(prompts: dict[str, list[int]], turn: int) -> dict[str, Sampled]:
             asked = [q for q in questions if q.id in prompts]
             seeds = {q.id: derive_seed(spec["seed"], args.stream, args.seed, q.id, turn) for q in asked}
-            return _sample(asked, prompts, seeds, spec, policy, renderer.stop_ids(stated_ends(folder)))
+            eos_ids = renderer.stop_ids(stated_ends(folder))
+            return _sample(asked, prompts, seeds, spec, policy, eos_ids, chunks)
 
         rows = converse(questions, renderer, sample, most_prompt_tokens=args.max_length - spec["max_new_tokens"])
     step.write_table(
@@ -78,6 +82,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
             "finish": [r.finish for r in rows],
         },
     )
+    chunks.remove()
     counts = Counter(r.finish for r in rows)
     step.report = {"responses": len(rows), "cut_by_length": counts["length"], "without_room": counts[NO_ROOM]}
     step.report |= renderer.unreadable()
@@ -133,6 +138,7 @@ def _sample(
     spec: dict[str, Any],
     policy: Policy,
     eos_ids: frozenset[int],
+    chunks: Chunks,
 ) -> dict[str, Sampled]:
     """Return one answer to each question by its id; questions of one temperature are sampled together."""
     from selfcontrast.sampling import Request, Sampling, sample_shard
@@ -151,7 +157,7 @@ def _sample(
             prompts_per_batch=spec["batch_responses"],
             name_of=lambda i, ids=ids: f"question {ids[i]}",  # type: ignore[misc]
         )
-        sampled = sample_shard([prompts[i] for i in ids], request, policy.sampler)
+        sampled = sample_shard([prompts[i] for i in ids], request, policy.sampler, chunks=chunks)
         found |= {ids[k]: answers[0] for k, answers in sampled.items()}
     return found
 
