@@ -169,7 +169,7 @@ def score(study: Study) -> None:
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
 
-    cosine.embedder = lambda params: cosine.Embedder(embed)
+    cosine.load = lambda params: cosine.Embedder(embed)
     spec = {"kind": "cosine", "params": {"model": "stand-in"}}
     run(work, study.scores, spec, prompts=study.prompts, split="pool", responses=study.pool)
 

@@ -72,6 +72,7 @@ rule prompts:
         "<logs>/{dataset}/prompts/prompts.log",
     benchmark:
         "<benchmarks>/{dataset}/prompts/prompts.jsonl"
+    priority: 1  # what is wrong with any data set is known before another one trains
     conda:
         "../envs/base.yaml"
     resources:
@@ -109,6 +110,7 @@ rule encode:
         "<logs>/{dataset}/{model}/prompts/encode.log",
     benchmark:
         "<benchmarks>/{dataset}/{model}/prompts/encode.jsonl"
+    priority: 1  # what is wrong with any data set is known before another one trains
     conda:
         "../envs/base.yaml"
     resources:
@@ -149,6 +151,7 @@ rule lint:
         "<logs>/{dataset}/{model}/lint/lint.log",
     benchmark:
         "<benchmarks>/{dataset}/{model}/lint/lint.jsonl"
+    priority: 1  # what is wrong with any data set is known before another one trains
     conda:
         "../envs/base.yaml"
     resources:
@@ -158,8 +161,9 @@ rule lint:
         module=as_py_module(input.code),
         base=base_folder,
         against=lambda wildcards, input: "--against" if input.against else "",
+        needs=needs_of_data,
     shell:
         "exec python -m {params.module} --spec {input.spec}"
         " --records {input.records:q} --dialogues {input.dialogues}"
-        " --prompts {input.prompts} --base {params.base:q} {params.against} {input.against:q}"
+        " --prompts {input.prompts} --base {params.base:q} {params.against} {input.against:q} {params.needs}"
         " --threads {threads} --out {output.manifest} > {log} 2>&1"

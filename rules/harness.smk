@@ -36,6 +36,7 @@ rule benchmark:
             "selfcontrast/harness/definitions.py",
             "selfcontrast/harness/policy.py",
             "selfcontrast/harness/results.py",
+            "selfcontrast/harness/resuming.py",
             "selfcontrast/harness/running.py",
             "selfcontrast/task_pins.py",
         ],

@@ -51,6 +51,15 @@ def fetched_checkpoint(name):
     return f"<results>/{key}/manifest.json" if key in SPECS else []
 
 
+def needs_of_data(wildcards):
+    """Return the flags of what the study needs of a data set: rejected answers, and prompts that the scorer `grade` knows."""
+    needs = sweep.rejected_needs(cfg, wildcards.dataset)
+    flags = f"--needs {shlex.quote(json.dumps(needs))}" if needs else ""
+    if splits := sweep.graded_splits(cfg, wildcards.dataset):
+        flags += f" --graded {' '.join(splits)}"
+    return flags
+
+
 def base_manifest(wildcards):
     """Return the manifest of a base model that the study trains from scratch or fetches; nothing for one that is given."""
     model = cfg.models[wildcards.model]
@@ -120,6 +129,7 @@ def scorer_files(wildcards):
     }
     return [
         plugin_file("scorers", kind),
+        "selfcontrast/scoring.py",
         "selfcontrast/stored_pools.py",
         *own.get(kind, []),
     ]

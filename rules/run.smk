@@ -2,7 +2,11 @@
 
 import atexit
 import fcntl
+import itertools
 from collections import Counter
+
+from selfcontrast import failures
+from selfcontrast.layout import Layout
 
 # The plan, behind a dry run
 
@@ -84,12 +88,44 @@ def check_files_of_models_and_judges():
         fail(error)
 
 
+def check_data():
+    """End the run before its first job where local records lack the rejected answers that an arm needs."""
+    from selfcontrast.linting.needs import check_annotated
+
+    try:
+        check_annotated(cfg)
+    except SelfContrastError as error:
+        fail(error)
+
+
+def unfinished_arms():
+    """Return the policies of each arm that are not evaluated yet, and how many policies the study has in all."""
+    split, judge = cfg.evaluation.split, cfg.evaluation.judge
+    missing, total = Counter(), 0
+    for dataset, arms in ARMS.items():
+        for model in sweep.models_of(cfg, dataset):
+            place = Layout(Path(f"results/{cfg.name}"), dataset, model)
+            for arm, seed in itertools.product(arms, cfg.seeds):
+                scores = place.answer_scores(arm, seed, split, judge)
+                missing[arm] += not scores.is_file()
+                total += 1
+    return +missing, total
+
+
 onstart:
     check_files_of_models_and_judges()
+    check_data()
     lock_study()
 
 
 onerror:
-    printed = "".join(Path(name).read_text(errors="replace") for name in log)
-    if advice := slurm.advice(printed, slurm.read_log):
-        print(advice, file=sys.stderr, flush=True)
+    printed = "".join(
+        Path(name).read_text(encoding="utf-8", errors="replace") for name in log
+    )
+    last_words = [
+        slurm.advice(printed, slurm.read_log),
+        failures.summary(printed, slurm.read_log, *unfinished_arms()),
+    ]
+    # Printed when Snakemake ends: it has a few lines left to print, which tell nothing of what happened.
+    if shown := "\n\n".join(text for text in last_words if text):
+        atexit.register(print, f"\n{shown}", file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ from selfcontrast.exporting import command as exporting
 from selfcontrast.judging.price import judge_price
 from selfcontrast.judging.question_checks import check_questions
 from selfcontrast.linting import command as linting
+from selfcontrast.linting.needs import check_annotated
 from selfcontrast.linting.tokenizers import check_tokenizers
 from selfcontrast.planning.machines import MACHINES
 from selfcontrast.planning.report import describe_plan
@@ -80,6 +81,7 @@ def check(name: str) -> str:
     check_architectures(study)
     check_tokenizers(study)
     check_questions(study)
+    check_annotated(study)
     lines = [f"{study.name}: {study.description}"]
     for dataset in study.datasets:
         arms = arms_of(study, dataset)

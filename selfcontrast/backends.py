@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from selfcontrast import artifacts
-from selfcontrast.chunks import Chunks
+from selfcontrast.chunks import Chunks, software
 from selfcontrast.cli import Step
 from selfcontrast.sampling import Sampler
 
@@ -76,11 +74,4 @@ class Policy:
 
 def identity_of(backend: str) -> dict[str, str]:
     """Return the software whose change may change what is sampled, without loading it: versions, hashes of our modules."""
-    here = Path(__file__).parent
-    found = {module: artifacts.sha256(here / f"{module}.py") for module in _MODULES[backend]}
-    for package in _PACKAGES[backend]:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue  # vLLM has another name for each kind of machine
-    return found
+    return software(_MODULES[backend], _PACKAGES[backend])

@@ -6,8 +6,10 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,24 @@ from selfcontrast.errors import InputError
 log = logging.getLogger(__name__)
 
 _TABLE = "chunk.parquet"
+
+RENDERING = ("chat_heads", "chat_tokenizers", "escaping", "rendering", "token_rows", "turn_ends")
+"""Modules for ``software`` where a step makes token ids of texts by itself."""
+
+
+def software(modules: Iterable[str], packages: Iterable[str]) -> dict[str, str]:
+    """Return what a chunk's numbers may change with, without importing it: hashes of our modules, versions of packages.
+
+    Args:
+        modules: paths below this package, without ``.py``.
+        packages: names of distributions; those that are not installed are left out.
+    """
+    here = Path(__file__).parent
+    found = {module: artifacts.sha256(here / f"{module}.py") for module in modules}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 @dataclass(frozen=True)

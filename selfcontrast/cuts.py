@@ -21,7 +21,33 @@ TIED_BY_EMBEDDER = "tied_by_embedder_cut"
 PREFIXES = ("cut_by_", "tied_by_")
 """Beginnings of all these names, by which tables find them among the counts of a step."""
 
+REMEDIES = {
+    BY_REWARD_MODEL: "raise `max_length` of the scorer, if the reward model reads longer texts",
+    **dict.fromkeys(
+        (TARGETS_BY_EMBEDDER, ANSWERS_BY_EMBEDDER, TIED_BY_EMBEDDER),
+        "set `long_texts: chunks` for the scorer, or take an embedding model that reads longer texts",
+    ),
+}
+"""What can be done about each of them."""
+
+_READ = "read for "
+"""Before the name of a count: how many texts were looked at for it. ``settle`` takes these counts away."""
+
 log = logging.getLogger(__name__)
+
+
+def add(counts: Counter[str], name: str, n: int, total: int) -> None:
+    """Add the cut texts of a part of the work to a count of ``REMEDIES``, until ``settle`` is called at the end of it."""
+    counts[name] += n
+    counts[_READ + name] += total
+
+
+def settle(counts: Counter[str]) -> None:
+    """Leave of what ``add`` has counted the counts that are not 0, and warn of each that is large."""
+    for name, remedy in REMEDIES.items():
+        if _READ + name in counts:
+            n, total = counts.pop(name), counts.pop(_READ + name)
+            count_cut(counts, name, n, total, remedy=remedy)
 
 
 def count_cut(counts: Counter[str], name: str, n: int, total: int, *, remedy: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from selfcontrast import plugins
 from selfcontrast.errors import ConfigError
@@ -32,6 +33,13 @@ class Arm:
     def is_trained(self) -> bool:
         """Return whether the arm has weights of its own."""
         return self.n > 0
+
+
+class Need(NamedTuple):
+    """What a use of a data set's own rejected answers needs: so many ``answers`` to each of so many ``prompts``."""
+
+    answers: int
+    prompts: int
 
 
 def expand_arms(study: Study) -> dict[str, Arm]:
@@ -80,13 +88,36 @@ def baseline_id(study: Study) -> str:
 
 def arms_of(study: Study, dataset: str) -> dict[str, Arm]:
     """Return the arms that a data set can run: those on annotated answers need a data set that has some."""
-    has_rejected = plugins.load("datasets", study.datasets[dataset].adaptor).HAS_REJECTED
+    own = study.datasets[dataset].has_rejected
+    has_rejected = plugins.load("datasets", study.datasets[dataset].adaptor).HAS_REJECTED if own is None else own
     arms = expand_arms(study)
     return {
         i: a
         for i, a in arms.items()
         if not a.is_trained or has_rejected or pool_kind(study, a.selection) != "annotated"
     }
+
+
+def rejected_needs(study: Study, dataset: str) -> dict[str, Need]:
+    """Return what each user of a data set's own rejected answers needs of them.
+
+    The keys are the ids of arms, and the keys of the study for what else reads a pool of the kind `annotated`.
+    """
+    needs = {}
+    for arm in arms_of(study, dataset).values():
+        if arm.is_trained and pool_kind(study, arm.selection) == "annotated":
+            selection = study.selections[arm.selection]
+            module = plugins.load("selections", selection.kind)
+            size = int(study.pools[pool_of(study, arm.selection)].params["n_responses"])
+            least = next(k for k in range(1, size + 1) if module.largest_n(k, selection.params) >= arm.n)
+            needs[arm.id] = Need(least, prompts=1)
+    for key, reward in study.reward_models.items():
+        if study.pools[reward.pool].kind == "annotated":
+            needs[f"reward_models.{key}"] = Need(2, prompts=2)
+    shown = study.figures.gradient
+    if shown is not None and study.pools[shown.pool].kind == "annotated":
+        needs["figures.gradient"] = Need(shown.negatives, prompts=2)
+    return needs
 
 
 def models_of(study: Study, dataset: str) -> tuple[str, ...]:
@@ -138,6 +169,24 @@ def truth_of(study: Study, dataset: str) -> str | None:
         return study.figures.truth
     graders = [key for key, scorer in study.scorers.items() if scorer.kind == "grade"]
     return graders[0] if graders and study.datasets[dataset].world is not None else None
+
+
+def graded_splits(study: Study, dataset: str) -> list[str]:
+    """Return the splits of a data set whose answers the scorer `grade` scores, if its records are not drawn from the world.
+
+    They can come from the pocket world all the same, stored in files; its prompts are the only ones that can be graded.
+    """
+    if study.datasets[dataset].world is not None:
+        return []
+    graders = {key for key, scorer in study.scorers.items() if scorer.kind == "grade"}
+    evaluated = {study.evaluation.judge, *study.evaluation.scorers}
+    shown = study.figures.similarity
+    used = {
+        study.selections[a.selection].params.get("scorer") for a in arms_of(study, dataset).values() if a.is_trained
+    }
+    used |= {study.figures.truth, shown.scorer if shown else None}
+    used |= {reward.labels for reward in study.reward_models.values()}
+    return ["pool"] * bool(graders & used) + [study.evaluation.split] * bool(graders & evaluated)
 
 
 def figures_of(study: Study) -> list[str]:

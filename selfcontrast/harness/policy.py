@@ -191,6 +191,10 @@ def policy_lm(model: PreTrainedModel, renderer: Renderer, *, batch: int) -> Any:
 
         def generate_until(self, requests: Any, **kwargs: Any) -> Any:
             self.prompts.note(request.args[0] for request in requests)
+            return self.run_answers(requests, **kwargs)
+
+        def run_answers(self, requests: Any, **kwargs: Any) -> Any:
+            """Return the answers to requests that are counted already."""
             return super().generate_until(requests, **kwargs)
 
         def loglikelihood_rolling(self, requests: Any, **kwargs: Any) -> Any:
@@ -213,7 +217,11 @@ def policy_lm(model: PreTrainedModel, renderer: Renderer, *, batch: int) -> Any:
                     )
             room = self.max_length + 1  # the last token of an answer is read by nobody
             fitted = [(key, self.prompts.fit(asked, room - len(said)), said) for key, asked, said in requests]
-            found = super()._loglikelihood_tokens(fitted, **kwargs)
+            return self.run_likelihoods(fitted, **kwargs)
+
+        def run_likelihoods(self, requests: Any, **kwargs: Any) -> Any:
+            """Return the log-likelihoods of requests that fit into the context."""
+            found = super()._loglikelihood_tokens(requests, **kwargs)
             numbers = [number for number, _ in found]
             require_finite(
                 numbers, "the log-likelihood of a text", lambda i: _end_of(requests[i][0]), model=name_of_model(model)

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfcontrast.chunks import Chunks
 from selfcontrast.errors import InputError, SelfContrastError, StepError
 from selfcontrast.harness.definitions import Definition, check_harness, check_pin, digest, unknown_task
 from selfcontrast.harness.policy import policy_lm
 from selfcontrast.harness.results import describe_task, samples
+from selfcontrast.harness.resuming import keep_batches
 from selfcontrast.rendering import Renderer
 from selfcontrast.task_pins import PINS
 
@@ -43,6 +45,7 @@ def run_tasks(
     *,
     folder: Path | None = None,
     cache: Path | None = None,
+    chunks: Chunks | None = None,
 ) -> Outcome:
     """Return the results of a model on the tasks of a benchmark.
 
@@ -52,6 +55,7 @@ def run_tasks(
         spec: keys of ``schema.Benchmark``.
         folder: holds definitions of tasks; paths in them are relative to it.
         cache: where the library of data sets keeps what it reads; by default its own place.
+        chunks: where finished batches outlive an interruption; None keeps none.
 
     Raises:
         StepError: another version of the harness is installed, or data cannot be had.
@@ -68,6 +72,8 @@ def run_tasks(
     for name, definition in definitions.items():
         check_pin(name, definition, spec["pins"])
     lm = policy_lm(model, renderer, batch=spec["batch"])
+    if chunks is not None:
+        keep_batches(lm, chunks)
     outcome = Outcome()
     for few_shot, names in _by_few_shot(spec).items():
         with _cached_in(cache), _inside(folder), _told(names, index):

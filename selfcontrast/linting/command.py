@@ -140,9 +140,11 @@ def _of_study(
     for flag in ("adaptor", "model", "tokenizer", "embedder", "template", "max_length"):
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag.replace('_', '-')} is for a file; a study names its own", where=args.what)
+    from selfcontrast.linting.needs import check_annotated
     from selfcontrast.linting.passes import check_records
 
     study = load_study(args.what)
+    check_annotated(study)
     root = results / study.name
     records = {name: _records_of(study, name, root) for name in study.datasets}
     if not any(path.exists() for paths in records.values() for path in paths):

@@ -32,7 +32,7 @@ def readings_of(scorers: Iterable[Mapping[str, Any]]) -> list[tuple[str, Reads]]
     cosine = plugins.load("scorers", "cosine")
     found = []
     for params in scorers:
-        reading = cosine.embedder(cosine.Params(**params)).reading
+        reading = cosine.load(cosine.Params(**params)).reading
         if reading is not None:
             found.append((str(params.get("model") or params.get("package")), reading))
     return found

@@ -16,11 +16,11 @@ from selfcontrast.planning.costs import (
     forward,
     group_tokens,
     sampling_seconds,
-    sketch_seconds,
     training_memory,
     training_operations,
 )
 from selfcontrast.planning.fetching import checkpoint_stages
+from selfcontrast.planning.gradients import gradient_stage
 from selfcontrast.planning.machines import Machine
 from selfcontrast.planning.scoring import reads_a_model, reward_cost, scoring_cost, trained_rewards
 from selfcontrast.planning.shapes import Shape, shape_of
@@ -39,9 +39,6 @@ FRAMES_S = 1.0
 
 RESAMPLING_S = 1e-4
 """Seconds of the tables for each arm, seed and prompt, with all metrics: about that from 15 arms (`tiny`) to 100."""
-
-PASS_S = 0.012
-"""Seconds of a backward pass by itself, beyond its operations and the sketch of its gradient: measured on one core."""
 
 
 def plan_study(study: Study, machine: Machine, *, results: Path) -> list[Stage]:
@@ -193,7 +190,8 @@ class _Planner:
             yield self._train(arm)
         yield small_stage("diagnose_negatives", self.machine, len(trained) * self.n_pool)
         if (shown := self.study.figures.gradient) is not None:
-            yield self._gradient(min(shown.prompts, self.n_pool), shown.negatives)
+            prompts, negatives = min(shown.prompts, self.n_pool), shown.negatives
+            yield gradient_stage(self.model, self.machine, self.lengths, prompts=prompts, negatives=negatives)
         yield self._respond(len(arms))
         held_out, jobs = getattr(splits, e.split) * (e.samples + 1), len(arms) * len(self.study.seeds)
         yield from benchmark_stages(self.study, self.dataset, self.name, self.machine)
@@ -301,21 +299,6 @@ class _Planner:
             seconds,
             memory,
             jobs * kept,
-        )
-
-    def _gradient(self, prompts: int, negatives: int) -> Stage:
-        """Return the variance of the gradient: a backward pass for each target and each response, sketched.
-
-        The sketch reads every weight's gradient, whatever the length of the response, and keeps a byte for each weight.
-        """
-        passes, length = prompts * (negatives + 1), self.lengths.prompt + self.lengths.response
-        head = passes * self.lengths.response
-        operations = 3 * forward(self.shape, passes * length, head_tokens=head, context=length / 2)
-        worked = operations / (self.machine.flops * self.machine.train_share) + passes * PASS_S
-        worked += sketch_seconds(self.shape, self.machine, gradients=passes)
-        seconds, memory = self.machine.start_s + worked, 2 * self.stored_weights + self.shape.weights
-        return Stage(
-            "gradient_noise", 1, self.readers, passes, passes * length, seconds=seconds, longest=seconds, memory=memory
         )
 
     def _respond(self, n_arms: int) -> Stage:

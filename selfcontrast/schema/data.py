@@ -84,7 +84,11 @@ class Dataset(Strict):
         description="what an error among the findings of the rule `lint` does: stop the run before training, or stand in the "
         "table alone",
     )
-
+    has_rejected: bool | None = Field(
+        None,
+        description="whether the records have rejected answers; false leaves out, for this data set, the arms that train on "
+        "them. None: as the adaptor says",
+    )
     models: tuple[Id, ...] | None = Field(
         None, description="ids under `models` that it is run with; all of them where it says nothing"
     )

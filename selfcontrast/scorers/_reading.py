@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfcontrast import cuts
 from selfcontrast.errors import InputError
+from selfcontrast.records import TARGET, PromptPool
 
 NO_LIMIT = 10_000_000
 """Tokenizers that know no limit state a huge number, or infinity."""
@@ -105,6 +108,26 @@ def reading_of(model: Any, where: str) -> Reading | None:
         )
     prompt = model.prompts.get(model.default_prompt_name) or "" if model.default_prompt_name else ""
     return Reading(tokenizer, int(longest), prompt, bool(getattr(model[0], "do_lower_case", False)), where)
+
+
+def count_cut_texts(pools: Iterable[PromptPool], reading: Reading, counts: Counter[str]) -> None:
+    """Count what an embedding model reads a part of only, targets and answers apart, and the ties that come of it.
+
+    Args:
+        counts: added to, by ``cuts.add``.
+    """
+    for pool in pools:
+        answers = [a.text for a in pool.answers if a.response_id != TARGET]
+        texts = list(dict.fromkeys([pool.target, *answers]))
+        cut = reading.cut(texts)
+        alike: dict[bytes, list[str]] = {}
+        if cut:
+            for text, read in zip(texts, reading.read(texts), strict=True):
+                alike.setdefault(read, []).append(text)
+        tied = {t for same in alike.values() if len(same) > 1 and any(s in cut for s in same) for t in same}
+        cuts.add(counts, cuts.TARGETS_BY_EMBEDDER, pool.target in cut, 1)
+        cuts.add(counts, cuts.ANSWERS_BY_EMBEDDER, sum(answer in cut for answer in answers), len(answers))
+        cuts.add(counts, cuts.TIED_BY_EMBEDDER, sum(answer in tied for answer in answers), len(answers))
 
 
 def _digest(ids: Sequence[int]) -> bytes:

@@ -27,7 +27,7 @@ from selfcontrast.inspection.folders import check_damage
 from selfcontrast.pins import split_revision
 from selfcontrast.records import TARGET, PromptPool
 from selfcontrast.schema import Count, Strict
-from selfcontrast.scorers._reading import Reading, reading_of
+from selfcontrast.scorers._reading import Reading, count_cut_texts, reading_of
 from selfcontrast.threads import choose_kernels
 from selfcontrast.weights import load_whole
 
@@ -91,58 +91,39 @@ def score(
     pools: Collection[PromptPool], prompts: Sequence[str], params: Params, counts: Counter[str]
 ) -> list[list[float]]:
     """Return the similarity of every answer to its prompt's target, between -1 and 1, pool by pool."""
-    model = embedder(params)
-    seen = None if model.reading is None else CutTexts(model.reading)
-    try:
-        found = list(similarities(pools if seen is None else seen.watch(pools), model.embed))
-    except NotFiniteError as error:
-        raise error.but(model=str(params.model or params.package)) from None
-    if seen is not None:
-        seen.report(counts)
+    model = load(params)
+    pairs = zip(pools, prompts, strict=True)
+    found = [scores for block in blocks(pairs) for scores in score_block(block, params, counts, model)]
+    cuts.settle(counts)
     return found
 
 
-@dataclass
-class CutTexts:
-    """Counts what an embedding model reads a part of only, targets and answers apart, and the ties that come of it."""
+def score_block(
+    block: Sequence[tuple[PromptPool, str]], params: Params, counts: Counter[str], model: Embedder
+) -> list[list[float]]:
+    """Return the scores of one of the ``blocks``; ``model`` is what ``load`` returns."""
+    pools = [pool for pool, _ in block]
+    try:
+        found = list(similarities(pools, model.embed))
+    except NotFiniteError as error:
+        raise error.but(model=str(params.model or params.package)) from None
+    if model.reading is not None:
+        count_cut_texts(pools, model.reading, counts)
+    return found
 
-    reading: Reading
-    targets: int = 0
-    cut_targets: int = 0
-    answers: int = 0
-    cut_answers: int = 0
-    tied: int = 0
 
-    def watch(self, pools: Iterable[PromptPool]) -> Iterator[PromptPool]:
-        """Yield the pools as they are, and count their texts."""
-        for pool in pools:
-            self._see(pool.target, [a.text for a in pool.answers if a.response_id != TARGET])
-            yield pool
-
-    def report(self, counts: Counter[str]) -> None:
-        """Add the counts that are not 0, and warn if more than one text in a hundred was cut."""
-        remedy = (
-            f"the embedding model reads {self.reading.longest} tokens of a text: set `long_texts: chunks` for the scorer, or "
-            "take a model that reads longer texts"
-        )
-        cuts.count_cut(counts, cuts.TARGETS_BY_EMBEDDER, self.cut_targets, self.targets, remedy=remedy)
-        cuts.count_cut(counts, cuts.ANSWERS_BY_EMBEDDER, self.cut_answers, self.answers, remedy=remedy)
-        cuts.count_cut(counts, cuts.TIED_BY_EMBEDDER, self.tied, self.answers, remedy=remedy)
-
-    def _see(self, target: str, answers: Sequence[str]) -> None:
-        texts = list(dict.fromkeys([target, *answers]))
-        cut = self.reading.cut(texts)
-        self.targets += 1
-        self.answers += len(answers)
-        if not cut:
-            return
-        self.cut_targets += target in cut
-        self.cut_answers += sum(answer in cut for answer in answers)
-        alike: dict[bytes, list[str]] = {}
-        for text, read in zip(texts, self.reading.read(texts), strict=True):
-            alike.setdefault(read, []).append(text)
-        tied = {t for same in alike.values() if len(same) > 1 and any(s in cut for s in same) for t in same}
-        self.tied += sum(answer in tied for answer in answers)
+def blocks(pairs: Iterable[tuple[PromptPool, str]]) -> Iterator[list[tuple[PromptPool, str]]]:
+    """Yield pools with their prompts in blocks of at most ``BLOCK_TEXTS`` texts, of which an interruption costs one."""
+    block: list[tuple[PromptPool, str]] = []
+    n_texts = 0
+    for pool, prompt in pairs:
+        if block and n_texts + len(pool.answers) + 1 > BLOCK_TEXTS:
+            yield block
+            block, n_texts = [], 0
+        block.append((pool, prompt))
+        n_texts += len(pool.answers) + 1
+    if block:
+        yield block
 
 
 def similarities(pools: Iterable[PromptPool], embed: Callable[[Sequence[str]], ndarray]) -> Iterator[list[float]]:
@@ -159,7 +140,8 @@ def similarities(pools: Iterable[PromptPool], embed: Callable[[Sequence[str]], n
     """
     import numpy as np
 
-    for block in _blocks(pools):
+    for pairs in blocks((pool, "") for pool in pools):
+        block = [pool for pool, _ in pairs]
         texts = sorted(
             {p.target for p in block} | {a.text for p in block for a in p.answers}, key=lambda t: (len(t), t)
         )
@@ -178,20 +160,7 @@ def similarities(pools: Iterable[PromptPool], embed: Callable[[Sequence[str]], n
             yield np.clip(answers @ target, -1, 1).round(6).tolist()
 
 
-def _blocks(pools: Iterable[PromptPool]) -> Iterator[list[PromptPool]]:
-    block: list[PromptPool] = []
-    n_texts = 0
-    for pool in pools:
-        if block and n_texts + len(pool.answers) + 1 > BLOCK_TEXTS:
-            yield block
-            block, n_texts = [], 0
-        block.append(pool)
-        n_texts += len(pool.answers) + 1
-    if block:
-        yield block
-
-
-def embedder(params: Params) -> Embedder:
+def load(params: Params) -> Embedder:
     """Load the embedding model."""
     from sentence_transformers import SentenceTransformer
 

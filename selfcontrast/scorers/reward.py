@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,12 @@ from selfcontrast import cuts
 from selfcontrast.records import PromptPool
 from selfcontrast.schema import Count, Id, Strict
 from selfcontrast.token_rows import Rows
+
+if TYPE_CHECKING:
+    from selfcontrast.rendering import Renderer
+    from selfcontrast.reward_models import ReadReward
+
+    Loaded = tuple[Renderer, ReadReward, str]
 
 CHECKPOINT = "reward"
 """What the parameter `model` is loaded as."""
@@ -56,6 +62,20 @@ class Params(Strict):
         return self
 
 
+def load(params: Params) -> Loaded:
+    """Return the renderer of the reward model's texts, the model, and the device that it is on."""
+    from selfcontrast.checkpoints import embedding_rows, load_tokenizer
+    from selfcontrast.hub import model_folder
+    from selfcontrast.rendering import Renderer
+    from selfcontrast.reward_models import load_reward_model
+
+    folder, code = model_folder(str(params.model)), params.trust_remote_code
+    embedded = Rows(embedding_rows(folder, trust_remote_code=code))
+    renderer = Renderer(load_tokenizer(folder, trust_remote_code=code), params.template, rows=embedded)
+    read, device = load_reward_model(folder, params.layout, dtype=params.dtype, trust_remote_code=code)
+    return renderer, read, device
+
+
 def score(
     pools: Collection[PromptPool], prompts: Sequence[str], params: Params, counts: Counter[str]
 ) -> list[list[float]]:
@@ -64,40 +84,35 @@ def score(
     Args:
         params: with ``model``: the step puts the folder of a ``trained`` model there.
     """
-    from selfcontrast.checkpoints import embedding_rows, load_tokenizer
-    from selfcontrast.hub import model_folder
-    from selfcontrast.rendering import Renderer
-    from selfcontrast.reward_models import load_reward_model, render_answers, score_rows
-
-    folder = model_folder(str(params.model))
-    code = params.trust_remote_code
-    embedded = Rows(embedding_rows(folder, trust_remote_code=code))
-    renderer = Renderer(load_tokenizer(folder, trust_remote_code=code), params.template, rows=embedded)
-    read, device = load_reward_model(folder, params.layout, dtype=params.dtype, trust_remote_code=code)
-    found = []
-    n_texts = n_cut = 0
-    for block in _blocks(zip(pools, prompts, strict=True)):
-        rows: dict[tuple[str, str], list[int]] = {}
-        for pool, prompt in block:
-            texts = list(dict.fromkeys(a.text for a in pool.answers))
-            found_rows, cut = render_answers(renderer, prompt, texts, longest=params.max_length)
-            renderer.rows.check(
-                renderer.tokenizer, chain(*found_rows), where=f"prompt {pool.prompt_id}, read by {folder}"
-            )
-            n_texts, n_cut = n_texts + len(texts), n_cut + cut
-            rows |= {(pool.prompt_id, text): row for text, row in zip(texts, found_rows, strict=True)}
-        rewards = dict(
-            zip(rows, score_rows(read, list(rows.values()), tokens=params.tokens, device=device), strict=True)
-        )
-        found += [[rewards[pool.prompt_id, a.text] for a in pool.answers] for pool, _ in block]
-    remedy = (
-        f"the reward model reads {params.max_length} tokens of a prompt and answer: raise `max_length` of the scorer"
-    )
-    cuts.count_cut(counts, cuts.BY_REWARD_MODEL, n_cut, n_texts, remedy=remedy)
+    model = load(params)
+    pairs = zip(pools, prompts, strict=True)
+    found = [scores for block in blocks(pairs) for scores in score_block(block, params, counts, model)]
+    cuts.settle(counts)
     return found
 
 
-def _blocks(pairs: Iterable[tuple[PromptPool, str]]) -> Iterator[list[tuple[PromptPool, str]]]:
+def score_block(
+    block: Sequence[tuple[PromptPool, str]], params: Params, counts: Counter[str], model: Loaded
+) -> list[list[float]]:
+    """Return the rewards of one of the ``blocks``; ``model`` is what ``load`` returns."""
+    from selfcontrast.reward_models import render_answers, score_rows
+
+    renderer, read, device = model
+    rows: dict[tuple[str, str], list[int]] = {}
+    for pool, prompt in block:
+        texts = list(dict.fromkeys(a.text for a in pool.answers))
+        found_rows, n_cut = render_answers(renderer, prompt, texts, longest=params.max_length)
+        where = f"prompt {pool.prompt_id}, read by {params.model}"
+        renderer.rows.check(renderer.tokenizer, chain(*found_rows), where=where)
+        rows |= {(pool.prompt_id, text): row for text, row in zip(texts, found_rows, strict=True)}
+        cuts.add(counts, cuts.BY_REWARD_MODEL, n_cut, len(texts))
+    found = score_rows(read, list(rows.values()), tokens=params.tokens, device=device)
+    rewards = dict(zip(rows, found, strict=True))
+    return [[rewards[pool.prompt_id, a.text] for a in pool.answers] for pool, _ in block]
+
+
+def blocks(pairs: Iterable[tuple[PromptPool, str]]) -> Iterator[list[tuple[PromptPool, str]]]:
+    """Yield pools with their prompts, ``PROMPTS_AT_A_TIME`` together, of which an interruption costs one block."""
     rows = iter(pairs)
     while block := list(islice(rows, PROMPTS_AT_A_TIME)):
         yield block

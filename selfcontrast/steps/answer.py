@@ -2,6 +2,7 @@
 
 In: the file of questions, the policy. Out: responses.parquet, one row for each turn. Each turn sees the answers before it. A
 turn without room left in the context has no answer, and neither have those behind it: null, counted. One GPU at full size.
+Finished batches are kept until the table is written.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from selfcontrast.token_rows import Rows
 
 if TYPE_CHECKING:
     from selfcontrast.backends import Policy
+    from selfcontrast.chunks import Chunks
     from selfcontrast.judging.questions import Question
     from selfcontrast.rendering import Renderer
     from selfcontrast.sampling import Sampled
@@ -64,13 +66,15 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     step.inputs["questions"] = artifacts.sha256(args.questions)
 
     with Policy(step, folder, loading=loading, gpus=args.gpus) as policy:
+        chunks = policy.chunks()
 
         def sample(prompts: dict[str, list[int]], turn: int) -> dict[str, Sampled]:
             asked = [q for q in questions if q.id in prompts]
             for key, ids in prompts.items():
                 renderer.rows.check(renderer.tokenizer, ids, where=f"question {key} of {args.questions}")
             seeds = {q.id: derive_seed(spec["seed"], args.stream, args.seed, q.id, turn) for q in asked}
-            return _sample(asked, prompts, seeds, spec, policy, renderer.stop_ids(stated_ends(folder)))
+            eos_ids = renderer.stop_ids(stated_ends(folder))
+            return _sample(asked, prompts, seeds, spec, policy, eos_ids, chunks)
 
         turns = converse(questions, renderer, sample, most_prompt_tokens=args.max_length - spec["max_new_tokens"])
     step.write_table(
@@ -83,6 +87,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
             "finish": [r.finish for r in turns],
         },
     )
+    chunks.remove()
     counts = Counter(r.finish for r in turns)
     step.report = {"responses": len(turns), "cut_by_length": counts["length"], "without_room": counts[NO_ROOM]}
     step.report |= renderer.unreadable()
@@ -138,6 +143,7 @@ def _sample(
     spec: dict[str, Any],
     policy: Policy,
     eos_ids: frozenset[int],
+    chunks: Chunks,
 ) -> dict[str, Sampled]:
     """Return one answer to each question by its id; questions of one temperature are sampled together."""
     from selfcontrast.sampling import Request, Sampling, sample_shard
@@ -156,7 +162,7 @@ def _sample(
             prompts_per_batch=spec["batch_responses"],
             name_of=lambda i, ids=ids: f"question {ids[i]}",  # type: ignore[misc]
         )
-        sampled = sample_shard([prompts[i] for i in ids], request, policy.sampler)
+        sampled = sample_shard([prompts[i] for i in ids], request, policy.sampler, chunks=chunks)
         found |= {ids[k]: answers[0] for k, answers in sampled.items()}
     return found
 

@@ -16,6 +16,8 @@ from selfcontrast import cli
 from selfcontrast.task_pins import HARNESS, POCKET_TASKS
 from selfcontrast.threads import use_threads
 
+_MODULES = ("checkpoints", "harness/policy", "harness/resuming", "harness/running")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the flags and run the step."""
@@ -34,6 +36,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the results."""
     from selfcontrast import artifacts
     from selfcontrast.checkpoints import load_model, load_tokenizer, reset_generation, stated_ends
+    from selfcontrast.chunks import RENDERING, Chunks, software
     from selfcontrast.harness.running import run_tasks
     from selfcontrast.rendering import Renderer
     from selfcontrast.sources import content_hash, task_files
@@ -52,10 +55,18 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         step.inputs["folder"] = content_hash([artifacts.sha256(file) for file in task_files(tasks)])
     # Data of the hub stay in its cache for later jobs; the pocket world's have no business there.
     is_pocket = set(spec["tasks"]) <= set(POCKET_TASKS)
+    chunks = Chunks.open(
+        (step.folder / ".chunks").resolve(),  # tasks are run from their own folder
+        spec=spec,
+        inputs=step.inputs,
+        loading=loading,
+        template=renderer.digest,
+        software=software((*_MODULES, *RENDERING), ("torch", "transformers", "lm_eval")),
+    )
     model = load_model(checkpoint, dtype=loading["dtype"], trust_remote_code=loading["trust_remote_code"])
     reset = reset_generation(model, sorted(renderer.stop_ids(stated_ends(checkpoint))))
     with artifacts.scratch(step.folder / "cache") if is_pocket else nullcontext() as cache:
-        outcome = run_tasks(model, renderer, spec, folder=tasks, cache=cache)
+        outcome = run_tasks(model, renderer, spec, folder=tasks, cache=cache, chunks=chunks)
     results = {
         "harness": HARNESS,
         "chat_template": spec["chat_template"],
@@ -66,6 +77,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     step.add_output("results.json")
     artifacts.write_jsonl(step.folder / "samples.jsonl", outcome.samples)
     step.add_output("samples.jsonl")
+    chunks.remove()
     step.report = {
         "questions": sum(task["questions"] for task in outcome.tasks.values()),
         **outcome.counts,

@@ -1,7 +1,8 @@
 """Measure how the variance of a prompt's gradient falls with the number of negatives, at the SFT model.
 
 In: the split pool, a pool, the SFT model. Out: gradient.parquet. One GPU for large models, with room for weights and one
-gradient; seconds to a minute on one CPU core for `tiny`: a backward pass for each response.
+gradient; seconds to a minute on one CPU core for `tiny`: a backward pass for each response. Finished prompts are kept until
+the table is written.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ import argparse
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selfcontrast import cli
 from selfcontrast.errors import InputError
 from selfcontrast.finite import name_of_model, require_finite
 from selfcontrast.seeds import derive_seed
 from selfcontrast.threads import use_threads
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 RESAMPLES = 1000
 
@@ -35,6 +40,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
 
     from selfcontrast.attention import check_model
     from selfcontrast.checkpoints import load_model
+    from selfcontrast.chunks import Chunks, software
     from selfcontrast.gradient_noise import WIDTH, Sketch, pair_gradients, variance_curve
 
     use_threads(args.threads)
@@ -59,28 +65,35 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     check_model(model)
     model.eval()
     sketch = Sketch(WIDTH, derive_seed(spec["seed"], "sketch"))
-    gradients = np.stack(
-        [
-            pair_gradients(
-                model,
-                split["prompt_ids"][i],
-                split["target_ids"][i],
-                responses[split["prompt_id"][i]][: spec["negatives"]],
-                sketch,
-            )
-            for i in taken
-        ]
+    chunks = Chunks.open(
+        step.folder / ".chunks",
+        spec=spec,
+        inputs=step.inputs,
+        software=software(
+            ("gradient_noise", "logprobs", "attention", "lm_head", "checkpoints"), ("torch", "transformers")
+        ),
     )
-    require_finite(
-        gradients.sum((1, 2), dtype=np.float64).tolist(),
-        "the sum of the gradients of its pairs",
-        lambda row: f"prompt {split['prompt_id'][taken[row]]}",
-        model=name_of_model(model),
-    )
+
+    def gradients_of(i: int) -> NDArray:
+        """Return the sketched gradients of one prompt's pairs, kept until the table is written."""
+        name = f"prompt-{i:09d}"
+        if (stored := chunks.find(name)) is not None:
+            return np.array(stored["gradient"], np.float32)
+        prompt_id = split["prompt_id"][i]
+        negatives = responses[prompt_id][: spec["negatives"]]
+        found = pair_gradients(model, split["prompt_ids"][i], split["target_ids"][i], negatives, sketch)
+        total = float(found.sum(dtype=np.float64))
+        whose = f"prompt {prompt_id}"
+        require_finite([total], "the sum of the gradients of its pairs", whose, model=name_of_model(model))
+        chunks.store(name, {"gradient": list(found)})
+        return found
+
+    gradients = np.stack([gradients_of(i) for i in taken])
     curve = variance_curve(gradients, n_resamples=RESAMPLES, seed=derive_seed(spec["seed"], "bootstrap"))
     rows = len(curve["n"])
     counts = {"prompts": [len(taken)] * rows, "negatives": [spec["negatives"]] * rows}
     step.write_table("gradient.parquet", {"pool": [spec["pool"]] * rows, **counts, **curve})
+    chunks.remove()
     step.report = {"prompts": len(taken), "too_few_responses": len(split["prompt_id"]) - len(enough)}
 
 

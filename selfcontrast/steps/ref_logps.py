@@ -1,7 +1,7 @@
 """Compute the reference's log-probability of every response of a pool and of the SFT targets, once for all arms.
 
 In: the split pool, the pool, the reference model. Out: shard.parquet, keyed by (prompt, response): sums, and the values of
-single tokens. One GPU at full size; a shard is small enough to be lost.
+single tokens. One GPU at full size. Finished batches are kept until the table is written.
 
 Each prompt is also given the target of the prompt that follows (the response ``elsewhere``), for objectives that measure how
 far the policy drifts on answers that are not its own.
@@ -10,6 +10,7 @@ far the policy drifts on answers that are not its own.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from selfcontrast.ragged import Ragged
 
 TOKENS_PER_BATCH = 16_384
-"""Response tokens that are computed together."""
+"""Response tokens that are computed together; an interruption costs no more."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +49,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
 
     from selfcontrast.attention import check_model
     from selfcontrast.checkpoints import load_for_training
+    from selfcontrast.chunks import Chunks, software
     from selfcontrast.logprobs import supported_sharing, token_logps
     from selfcontrast.ragged import Ragged
 
@@ -72,34 +74,52 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     mine = batches[(shard - 1) * len(batches) // shards : shard * len(batches) // shards]
     owners, response_ids, responses = _responses(pool, prompt_ids, [p for batch in mine for p in batch])
     rows = {p: range(*np.searchsorted(owners, [p, p + 1])) for batch in mine for p in batch}
-    values: dict[int, list[ndarray]] = {}
+    chunks = Chunks.open(
+        step.folder / ".chunks",
+        spec=step.spec,
+        inputs=step.inputs,
+        sharing=sharing,
+        software=software(
+            ("steps/ref_logps", "logprobs", "attention", "lm_head", "checkpoints"), ("torch", "transformers")
+        ),
+    )
+    found: dict[int, tuple[list[float], list[ndarray]]] = {}
     # As the policy runs in training, so that at its first step the two are the same function.
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=half):
         for batch in mine:
-            texts = [[targets[p], targets[following[p]], *(responses[i] for i in rows[p])] for p in batch]
-            tokens = [[ids.tolist() for ids in answers] for answers in texts]
-            found = token_logps(model, [prompts[p].tolist() for p in batch], tokens, sharing=sharing).split()
-            logps = iter(v.cpu().numpy() for v in found)
-            values |= {p: [next(logps) for _ in answers] for p, answers in zip(batch, texts, strict=True)}
-            for p in batch:
-                names = [TARGET, ELSEWHERE, *(response_ids[i] for i in rows[p])]
-                for name, numbers in zip(names, values[p], strict=True):
+            name = f"batch-{batch[0]:09d}"
+            stored = chunks.find(name)
+            if stored is None:
+                texts = [[targets[p], targets[following[p]], *(responses[i] for i in rows[p])] for p in batch]
+                tokens = [[ids.tolist() for ids in answers] for answers in texts]
+                values = token_logps(model, [prompts[p].tolist() for p in batch], tokens, sharing=sharing).split()
+                logps = [v.cpu().numpy() for v in values]
+                names = [(p, name) for p in batch for name in (TARGET, ELSEWHERE, *(response_ids[i] for i in rows[p]))]
+                for (p, of), numbers in zip(names, logps, strict=True):
                     if not np.isfinite(numbers).all():
-                        whose = f"{name} of prompt {prompt_ids[p]}"
+                        whose = f"{of} of prompt {prompt_ids[p]}"
                         require_finite(numbers, "the log-probability of a token", whose, model=name_of_model(model))
+                stored = {"logp": [math.fsum(v.tolist()) for v in logps], "token_logps": logps}
+                chunks.store(name, stored)
+            pairs = zip(stored["logp"], stored["token_logps"], strict=True)
+            for p in batch:
+                mine_of_p = list(itertools.islice(pairs, 2 + len(rows[p])))
+                found[p] = [x for x, _ in mine_of_p], [np.asarray(v, np.float32) for _, v in mine_of_p]
     with step.table_writer("shard.parquet", ("prompt_id", "response_id", "logp", "token_logps")) as writer:
-        for p in sorted(values):
+        for p in sorted(found):
+            sums, values_of_tokens = found[p]
             writer.write(
                 {
-                    "prompt_id": [prompt_ids[p]] * len(values[p]),
+                    "prompt_id": [prompt_ids[p]] * len(sums),
                     "response_id": [TARGET, ELSEWHERE, *(response_ids[i] for i in rows[p])],
-                    "logp": [math.fsum(v.tolist()) for v in values[p]],
-                    "token_logps": values[p],
+                    "logp": sums,
+                    "token_logps": values_of_tokens,
                 }
             )
-    step.report = {"responses": sum(map(len, values.values()))}
-    n_prompts = sum(int(prompts.lengths[p]) for p in values)
-    step.cost = {"scored_tokens": n_prompts + sum(len(v) for answers in values.values() for v in answers)}
+    chunks.remove()
+    step.report = {"responses": sum(len(sums) for sums, _ in found.values())}
+    n_prompts = sum(int(prompts.lengths[p]) for p in found)
+    step.cost = {"scored_tokens": n_prompts + sum(len(v) for _, answers in found.values() for v in answers)}
 
 
 def _sizes(pool: artifacts.Artifact, prompt_ids: pa.Array) -> tuple[ndarray, ndarray]:

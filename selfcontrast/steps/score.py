@@ -1,7 +1,8 @@
 """Score every response of a table with one scorer, and the SFT target of its prompt too.
 
 In: responses (of a pool, or a policy's answers to held-out prompts), the split of their prompts. Out: scores.parquet, where
-the target of a prompt has the response id `target`. One GPU for large embedding or reward models; CPU for `tiny`.
+the target of a prompt has the response id `target`. One GPU for large embedding or reward models; CPU for `tiny`. Finished
+blocks are kept until the table is written.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfcontrast import cli, plugins
-from selfcontrast.finite import finite_scores
+from selfcontrast import cli
 from selfcontrast.records import TARGET
+from selfcontrast.scoring import Scorer
 from selfcontrast.stored_pools import StoredPools, by_prompt
 
 PROMPTS_AT_A_TIME = 128
@@ -37,15 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the scores."""
-    spec = step.spec
     split = step.open(args.prompts).table(f"{args.split}.parquet", ["prompt_id", "prompt", "target"])
     responses = step.open(args.responses).path("responses.parquet")
     pools = StoredPools(split["prompt_id"], split["target"], responses, with_target=True)
-    scorer = plugins.load("scorers", spec["kind"])
     counts: Counter[str] = Counter()
-    params = scorer.Params(**cli.with_own_model(step, spec["params"], args))
-    found = scorer.score(pools, split["prompt"], params, counts)
-    scores = finite_scores(pools, found, scorer=spec["kind"], model=cli.model_of_scorer(params))
+    scorer = Scorer.open(step, args)
+    scores = scorer.score(pools, split["prompt"], counts)
     n_responses = 0
     texts: set[bytes] = set()
     answers = by_prompt(split["prompt_id"], responses, ["response_id", "text"])
@@ -61,6 +59,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
                 n_responses += len(mine)
                 texts.update(_fingerprint(text) for _, text in mine)
             writer.write(table)
+    scorer.chunks.remove()
     step.report = {"prompts": len(pools), "responses": n_responses, "distinct_texts": len(texts), **counts}
     step.report |= cli.commit_of(step, args.fetched)
 

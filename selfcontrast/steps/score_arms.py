@@ -1,7 +1,8 @@
 """Score the answers of every arm and seed to a held-out split, and its SFT targets, with one scorer beside the judge.
 
 In: the split, the answers of all arms. Out: scores/, a table for each arm and seed. One GPU for large reward models; on a CPU
-core a millisecond for each text of `tiny`. A model is loaded once, and a text that several arms answer is read once.
+core a millisecond for each text of `tiny`. A model is loaded once, and a text that several arms answer is read once. Finished
+blocks are kept until the tables are written.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfcontrast import artifacts, cli, plugins
+from selfcontrast import artifacts, cli
 from selfcontrast.errors import StepError
-from selfcontrast.finite import finite_scores
 from selfcontrast.records import TARGET, Answer, PromptPool
+from selfcontrast.scoring import Scorer
 from selfcontrast.stored_pools import by_prompt
 
 
@@ -54,14 +55,11 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         PromptPool(prompt_id, target, tuple(Answer(TARGET if text == target else "", text) for text in texts))
         for prompt_id, target, texts in zip(prompt_ids, split["target"], _texts(tables, split["target"]), strict=True)
     ]
-    scorer = plugins.load("scorers", spec["kind"])
-    params = scorer.Params(**cli.with_own_model(step, spec["params"], args))
+    scorer = Scorer.open(step, args)
     counts: Counter[str] = Counter()
-    found = scorer.score(pools, split["prompt"], params, counts)
-    finite = finite_scores(pools, found, scorer=spec["kind"], model=cli.model_of_scorer(params))
     scores = [
         {a.text: number for a, number in zip(pool.answers, numbers, strict=True)}
-        for pool, numbers in zip(pools, finite, strict=True)
+        for pool, numbers in zip(pools, scorer.score(pools, split["prompt"], counts), strict=True)
     ]
     with artifacts.atomic(step.folder / "scores") as folder:
         folder.mkdir()
@@ -76,6 +74,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
                 folder / f"{name}.parquet", dict(zip(("prompt_id", "response_id", "score"), columns, strict=True))
             )
     step.add_output("scores")
+    scorer.chunks.remove()
     n_answers = sum(len(answers) for table in tables.values() for answers in table)
     n_read = sum(len(pool.answers) for pool in pools)
     step.report = {"prompts": len(pools), "responses": n_answers, "distinct_texts": n_read, **counts}

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfcontrast import artifacts, cli
+from selfcontrast import artifacts, cli, plugins
 from selfcontrast.errors import InputError
 from selfcontrast.records import Group
 from selfcontrast.seeds import derive_seed
@@ -35,21 +35,40 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     responses = step.open(args.pool).path("responses.parquet")
     scores = step.open(args.scores).path("scores.parquet") if args.scores is not None else None
     most = max(len(rows) for rows in by_prompt(split["prompt_id"], responses, ["response_id"]))
-    # A data set with fewer annotated answers than common_n, in a study with others that have more, is not asked for it.
-    reserve = spec["common_n"] if most >= spec["common_n"] else 0
+    # A data set with too few annotated answers for common_n, in a study with others that have more, is not asked for it.
+    can_give = plugins.load("selections", spec["kind"]).largest_n(most, spec["params"]) if most else 0
+    reserve = spec["common_n"] if can_give >= spec["common_n"] else 0
     draw = Draw(spec["n"], reserve, spec["nested"], derive_seed(spec["seed"], args.seed))
     pools = StoredPools(split["prompt_id"], split["target"], responses, scores)
     selected = select_groups(pools, draw, kind=spec["kind"], params=spec["params"])
     if not selected.groups:
-        raise InputError(
-            f"no prompt has {max(draw.n, draw.common_n)} candidates for negatives",
-            found=f"at most {max(selected.n_candidates, default=0)} candidates; answers left out: {dict(selected.left_out)}",
-            where=str(args.pool),
-            remedy="lower n or comparison.common_n, keep more in the filter, or raise n_responses of the pool",
-        )
+        raise _no_groups(selected, max(draw.n, draw.common_n), most, str(args.pool))
     artifacts.write_jsonl(step.folder / "groups.jsonl", _records(selected.groups, split["prompt_id"], scores))
     step.add_output("groups.jsonl")
     step.report = {"common_n": reserve, **_report(selected)}
+
+
+def _no_groups(selected: Selected, needed: int, most: int, where: str) -> InputError:
+    """Return the message for a selection that no prompt can serve.
+
+    Args:
+        most: answers of the prompt that has most.
+    """
+    if most == 0:
+        found = f"no answer to any of {len(selected.n_answers)} prompts in the pool"
+        remedy = (
+            "a pool of the kind `annotated` holds the data set's own rejected answers: add some to its records, or take the "
+            "arms on this selection out of the study"
+        )
+    else:
+        found = f"at most {max(selected.n_candidates)} candidates, of at most {most} answers to a prompt"
+        if reasons := {reason: n for reason, n in sorted(selected.left_out.items()) if n}:
+            found += "; answers left out: " + ", ".join(f"{n} {reason}" for reason, n in reasons.items())
+        remedy = (
+            "lower n or comparison.common_n, keep more in the filter, or have more answers in the pool (n_responses)"
+        )
+    message = f"no prompt has {needed} candidates for negatives"
+    return InputError(message, found=found, where=where, remedy=remedy)
 
 
 def _records(groups: Sequence[Group], prompt_ids: Sequence[str], scores: Path | None) -> Iterator[dict[str, Any]]:

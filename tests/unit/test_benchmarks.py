@@ -348,6 +348,77 @@ def test_pocket_tasks_run_and_give_the_same_bytes_twice(
     assert results["pocket_answer"]["questions_there"] == 24
 
 
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+def test_an_interrupted_benchmark_asks_only_what_is_missing_and_gives_the_harness_own_bytes(
+    run: Callable[..., int], policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of N forward passes and generations five are done before the kill and N - 5 after it.
+
+    The bytes are those of a run by the harness alone, in its own batches; cut prompts are counted the same.
+    """
+    from lm_eval.models.huggingface import HFLM
+
+    calls, most = 0, 10**6
+
+    def counted(method: str) -> Callable[..., Any]:
+        function = getattr(HFLM, method)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            if calls == most:
+                raise KilledError
+            calls += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    for method in ("_model_call", "_model_generate"):
+        monkeypatch.setattr(HFLM, method, counted(method))
+    spec = spec_of(tasks=POCKET_TASKS, world=True, chat_template=True, limit=20, batch=8)
+    flags = ["--pocket", str(policy / "pocket_tasks/manifest.json")]
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "keep_batches", lambda *_: None)
+        assert run("plain", spec, *flags) == 0
+    n_calls, calls, most = calls, 0, 5
+    with pytest.raises(KilledError):
+        run("killed", spec, *flags)
+    calls, most = 0, 10**6
+    assert run("killed", spec, *flags) == 0
+    assert calls == n_calls - 5 > 5
+    for name in ("results.json", "samples.jsonl", "manifest.json"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+def test_what_was_cut_before_an_interruption_is_counted_once(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The long text is read first, the short one only after the kill; both choices of the long one are cut."""
+    from lm_eval.models.huggingface import HFLM
+
+    folder = write_functions(tmp_path / "mine")
+    rows = [{"text": "Tom plays golf. " * n} for n in (1, 60)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    spec, forward = spec_of(tasks=["echo"], folder=str(folder), batch=1), HFLM._model_call
+    calls: list[int] = []
+
+    def once(*args: Any, **kwargs: Any) -> Any:
+        if calls:
+            raise KilledError
+        calls.append(1)
+        return forward(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HFLM, "_model_call", once)
+        with pytest.raises(KilledError):
+            run("out", spec, "--folder", str(folder))
+    assert run("out", spec, "--folder", str(folder)) == 0
+    report = artifacts.read_json(tmp_path / "out/manifest.json")["report"]
+    assert (report["questions"], report["truncated"]) == (2, 2)
+
+
 def test_chat_template_of_the_study_is_used_only_if_asked(
     run: Callable[..., int], policy: Path, tmp_path: Path
 ) -> None:

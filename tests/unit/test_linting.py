@@ -511,6 +511,8 @@ def encode_records(records: Path, adaptor: str) -> argparse.Namespace:
         prompts=run(encode, "hh/pocket/prompts", spec, *flags),
         base=str(root / "model"),
         against=[],
+        needs={},
+        graded=[],
         folder=root / "hh" / "pocket" / "lint",
         spec={**base, "adaptor": adaptor, "errors": "stop"},
     )
@@ -571,6 +573,29 @@ def test_step_stops_at_another_template_unless_the_study_says_report(encoded: ar
     assert not (encoded.folder / "findings.tsv").exists()
     encoded.spec["errors"] = "report"
     assert run_step(encoded).report["findings"]["error"] == 1
+
+
+@pytest.fixture
+def unannotated(tmp_path: Path, in_process: None) -> argparse.Namespace:
+    """Return the flags of the step for 60 dialogues without a rejected answer."""
+    rows = [{"prompt": f"p{i}", "response": "yes"} for i in range(60)]
+    return encode_records(write_jsonl(tmp_path / "mine.jsonl", rows), "jsonl")
+
+
+def test_step_stops_for_an_arm_without_data_even_where_findings_are_only_reported(
+    unannotated: argparse.Namespace,
+) -> None:
+    unannotated.spec["errors"] = "report"
+    assert run_step(unannotated).report["findings"]["error"] == 0
+    unannotated.needs = {"dpo-annotated-n1": [1, 1]}
+    with pytest.raises(InputError, match="no rejected answers in 10 prompts of the split `pool`"):
+        run_step(unannotated)
+
+
+def test_step_stops_at_prompts_that_cannot_be_graded(unannotated: argparse.Namespace) -> None:
+    unannotated.graded = ["test"]
+    with pytest.raises(InputError, match="the grader knows only prompts of the pocket world"):
+        run_step(unannotated)
 
 
 @pytest.fixture

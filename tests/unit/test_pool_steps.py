@@ -314,6 +314,49 @@ def test_groups_carry_the_scores_of_their_negatives(
     assert report["answers_left_out"] == {"empty": 3, "repeated text": 3}
 
 
+def group_step(folder: Path, answers: int, params: dict[str, Any], *, n: int = 1, common_n: int = 1) -> Any:
+    """Run the step on three prompts, each with so many answers in the pool, and return its report."""
+    from selfcontrast.steps import select_groups
+
+    split = split_of(3)
+    rows = [(p, f"annotated.{j}", f"worse {j}", [3, 1], "stop") for p in split["prompt_id"] for j in range(answers)]
+    prompts = write_step(folder / "m/prompts/manifest.json", pool=split)
+    pool = write_step(folder / "m/annotated/manifest.json", responses=as_table(rows))
+    spec = {"n": n, "common_n": common_n, "nested": True, "seed": 1, "kind": "target", "params": params}
+    return run(
+        select_groups.work, folder / "groups/manifest.json", spec, prompts=prompts, pool=pool, scores=None, seed=0
+    )
+
+
+def test_a_pool_without_answers_is_refused_with_advice_that_fits_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        group_step(tmp_path, 0, {"pool": "annotated"})
+    assert "no answer to any of 3 prompts in the pool" in str(error.value)
+    assert "rejected answers" in str(error.value)
+    assert "{}" not in str(error.value)
+
+
+def test_too_few_candidates_are_told_with_what_was_left_out(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"at most 2 candidates, of at most 2 answers to a prompt\n"):
+        group_step(tmp_path, 2, {"pool": "annotated"}, n=3)
+
+
+def test_the_reserve_is_not_asked_of_a_pool_whose_filter_cannot_leave_so_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of four answers are two, of which one is empty: enough for n = 1, and never for common_n = 3."""
+    from selfcontrast.steps import select_groups
+
+    pool, scores, _ = score_pool(tmp_path, monkeypatch)
+    params = {"pool": "sft", "scorer": "length", "filter": {"kind": "least", "keep": 0.5}}
+    spec = {"n": 1, "common_n": 3, "nested": True, "seed": 1, "kind": "target", "params": params}
+    prompts = tmp_path / "m/prompts/manifest.json"
+    report = run(
+        select_groups.work, tmp_path / "groups/m.json", spec, prompts=prompts, pool=pool, scores=scores, seed=0
+    )
+    assert (report["groups"], report["common_n"]) == (3, 0)
+
+
 # Groups for training
 
 GROUPS = [("p03", TARGET, ["sft.1", "sft.0"]), ("p00", "sft.2", ["sft.0"]), ("p61", TARGET, ["sft.2"])]

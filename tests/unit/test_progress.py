@@ -49,6 +49,40 @@ def test_progress_keeps_counts_and_errors_and_leaves_out_the_rest():
     assert len(lines) == 5
 
 
+FAILED = """RuleException:
+CalledProcessError in file "rules/groups.smk", line 32:
+Command 'set -euo pipefail;  exec python -m selfcontrast.steps.x --out m.json > results/s/x.log 2>&1' returned non-zero exit status 2.
+RuleException:
+KeyError in file "rules/groups.smk", line 5:
+'arm'
+Exiting because a job execution failed. Look above for error messages
+Complete log(s): x.snakemake.log
+WorkflowError:
+At least one job did not complete successfully.
+
+The run has failed: 1 job failed.
+
+x, log: results/s/x.log
+  total 12
+"""
+
+
+def test_progress_names_the_log_of_a_failed_job_and_ends_with_the_last_words_as_they_are():
+    """Of a failed command the log is enough, another exception stays; behind HEAD even what looks like noise is shown."""
+    out = io.StringIO()
+    follow(FAILED.splitlines(keepends=True), out)
+    assert out.getvalue().splitlines() == [
+        "A job has failed; its log: results/s/x.log",
+        "RuleException:",
+        'KeyError in file "rules/groups.smk", line 5:',
+        "'arm'",
+        "The run has failed: 1 job failed.",
+        "",
+        "x, log: results/s/x.log",
+        "  total 12",
+    ]
+
+
 def test_ctrl_c_reaches_the_end_of_the_output_and_says_how_to_go_on():
     """Ctrl-C goes to Snakemake and to this filter alike; the filter stays for the last words, without a traceback."""
     command = [sys.executable, "-m", "selfcontrast", "progress"]
