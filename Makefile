@@ -107,11 +107,11 @@ test-slurm: env ## the smoke study on a real one-node Slurm, brought up and torn
 		|| echo "The packages $(SLURM_PACKAGES) cannot be installed here."
 	pytest -p no:xdist -m slurm -s tests/slurm
 
-test-browser: env ## the report in Chromium: sizes, light and dark, no network, nothing that a model wrote runs; installs Debian's package as root
-	@command -v chromium > /dev/null \
+test-browser: env ## the report in Chromium: sizes, light and dark, no network, nothing that a model wrote runs, on paper; installs Debian's packages as root
+	@{ command -v chromium && command -v pdftoppm; } > /dev/null \
 		|| test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null \
-		|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium > /dev/null; } \
-		|| echo "The package chromium cannot be installed here."
+		|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium poppler-utils > /dev/null; } \
+		|| echo "The packages chromium and poppler-utils cannot be installed here."
 	pytest -p no:xdist -m browser -s tests/browser
 
 test-vllm: env-vllm ## the back-end vLLM, sampling with vLLM itself: parity with the other one, shards, seeds, a step
