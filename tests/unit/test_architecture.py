@@ -27,12 +27,12 @@ LAYERS = (
         "seeds",
         "records",
         "layout",
-        "progress",
         "ragged",
         "energy",
         "task_pins",
         "pins",
         "failures",
+        "consoles",
     ),
     ("parquet", "threads", "progress"),
     ("plugins", "artifacts", "joins", "stored_pools", "escaping", "gpu", "slurm", "calibration"),
@@ -398,3 +398,28 @@ def test_reading_a_study_loads_no_heavy_library() -> None:
     assert {"selfcontrast.sweep", "selfcontrast.selections.target", "pydantic"} <= loaded
     heavy = {"torch", "numpy", "pandas", "pyarrow", "scipy", "statsmodels", "matplotlib", "snakemake"}
     assert not loaded & {*heavy, "transformers", "tokenizers", "sentence_transformers"}
+
+
+# Text
+
+
+def names_no_encoding(call: ast.Call) -> bool:
+    """Return whether a call opens a text file without saying how it is encoded."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if any(keyword.arg == "encoding" for keyword in call.keywords):
+        return False
+    if name == "open" and isinstance(call.func, ast.Name):
+        return not (len(call.args) > 1 and isinstance(call.args[1], ast.Constant) and "b" in str(call.args[1].value))
+    # `errors`, `mode` or `newline` tell the method of a path from those of other objects that are called `open`.
+    is_path = name == "open" and any(k.arg in ("mode", "errors", "newline") for k in call.keywords)
+    return name in ("read_text", "write_text") or is_path
+
+
+@pytest.mark.parametrize("path", [*WORKFLOW, *sorted(PACKAGE.rglob("*.py"))], ids=lambda p: p.name)
+def test_text_files_are_utf_8_whatever_the_locale_says(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+        assert [ast.unparse(call) for call in calls if names_no_encoding(call)] == []
+    else:
+        assert re.findall(r"\.(?:read|write)_text\((?![^)]*encoding=)[^)]*\)", text) == []
