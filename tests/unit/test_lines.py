@@ -45,7 +45,7 @@ GOOD = b'{"prompt": "a", "response": "b"}\n'
 )
 def test_a_key_given_twice_is_named_with_its_row(tmp_path: Path, line: bytes, key: str) -> None:
     path = tmp_path / "records.jsonl"
-    for content in (GOOD + line, gzip.compress(GOOD + line)):
+    for content in (GOOD + line, gzip.compress(GOOD + line, mtime=0)):
         path.write_bytes(content)
         with pytest.raises(InputError) as caught:
             list(jsonl.read(path))
@@ -192,7 +192,7 @@ def parquet_bytes(folder: Path) -> bytes:
         (ARRAY, "one JSON array, and not JSON lines"),
         (b"\xef\xbb\xbf \n" + ARRAY, "one JSON array, and not JSON lines"),
         (json.dumps(json.loads(ARRAY), indent=1).encode(), "one JSON array, and not JSON lines"),
-        (gzip.compress(ARRAY), "one JSON array, and not JSON lines"),
+        (gzip.compress(ARRAY, mtime=0), "one JSON array, and not JSON lines"),
         (b"[]", "one JSON array, and not JSON lines"),
         (json.dumps({"data": []}, indent=1).encode(), "JSON with records over several lines"),
         (b"prompt,response\na,b\n", "no JSON; it looks like a table of comma-separated values"),
@@ -200,7 +200,7 @@ def parquet_bytes(folder: Path) -> bytes:
         (bz2.compress(TWO), "compressed with bzip2"),
         (lzma.compress(TWO), "compressed with xz"),
         (b"\x28\xb5\x2f\xfd\x04\x58", "compressed with zstd"),
-        (gzip.compress(gzip.compress(TWO)), "compressed twice with gzip"),
+        (gzip.compress(gzip.compress(TWO, mtime=0), mtime=0), "compressed twice with gzip"),
         (b"PK\x03\x04\x14\0", "a zip archive"),
         (TWO.decode().encode("utf-16"), "text in UTF-16"),
         (TWO.decode().encode("utf-16-le"), "text in UTF-16"),
@@ -225,7 +225,7 @@ def test_a_file_of_another_kind_is_called_by_its_name(tmp_path: Path, content: b
 
 def test_gzipped_parquet_is_told_from_text(tmp_path: Path) -> None:
     path = tmp_path / "records"
-    path.write_bytes(gzip.compress(parquet_bytes(tmp_path)))
+    path.write_bytes(gzip.compress(parquet_bytes(tmp_path), mtime=0))
     with pytest.raises(InputError, match="a file of records is a parquet file"):
         list(jsonl.read(path))
 
