@@ -218,8 +218,8 @@ def variance_note(over_all: pd.DataFrame) -> str:
     used = set(over_all["variance"]) if "variance" in over_all else set()
     if "moderated" in used:
         return (
-            "Variance of seeds: moderated, with strength borrowed from the other arms; the interval of the SFT model is by its "
-            "own. The tables have the unpooled values too."
+            "Variance of seeds: moderated, with strength borrowed from the other arms; the interval of the SFT model is by "
+            "its own. The tables have the unpooled values too."
         )
     if "own" in used:
         return "Variance of seeds: each arm's and each comparison's own, since there are too few arms to borrow from."
