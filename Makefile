@@ -18,7 +18,7 @@ VLLM := $(abspath .venv-vllm)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help env env-vllm tiny run plan show report report-zip export publish check calibrate-judges test lint types unit smoke test-slurm test-browser test-vllm vllm-if-there bench-train bench-generate bench-similarity bench-scale bench-judge bench-tables clean
+.PHONY: help env env-vllm tiny run plan show report report-zip export publish check calibrate-judges test lint types unit smoke test-slurm test-browser test-vllm vllm-if-there bench-train bench-generate bench-similarity bench-scale bench-judge bench-tables bench-statistics clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -131,6 +131,9 @@ bench-generate: env ## sampling against transformers.generate, with the SFT mode
 
 bench-tables: env ## tables and report of a synthetic study of 100 arms: under 60 s, 1 GiB and 20 MiB
 	python benchmarks/bench_tables.py
+
+bench-statistics: env ## simulated studies whose truth is known: false alarms, power and coverage (docs/statistics.md; about 6 minutes)
+	python benchmarks/simulate_statistics.py
 
 bench-similarity: env ## score and filter 1,000,000 answers: speed and peak memory
 	python benchmarks/bench_similarity.py

@@ -159,7 +159,14 @@ def table_files(wildcards):
         "selfcontrast/proxies.py",
         *(
             f"selfcontrast/stats/{module}.py"
-            for module in ("intervals", "power", "trend", "variance")
+            for module in (
+                "intervals",
+                "laws",
+                "moderation",
+                "power",
+                "trend",
+                "variance",
+            )
         ),
     ]
 
