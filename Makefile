@@ -4,6 +4,8 @@
 
 SHELL := /bin/bash
 STUDY ?= tiny
+# The study's name under results/, of a path that may have blanks.
+NAME = $(shell basename "$(STUDY)" .yaml)
 CORES ?= all
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
@@ -52,31 +54,31 @@ tiny: env ## run the embedded study and print its main table
 	@$(MAKE) --no-print-directory run STUDY=tiny
 
 run: env ## run STUDY (a name under config/ or a path)
-	@python -m selfcontrast check $(STUDY)
-	@snakemake --cores $(CORES) --config study=$(STUDY) --quiet rules host reason 2>&1 | $(BIN)/python -m selfcontrast progress; exit $${PIPESTATUS[0]}
-	@python -m selfcontrast show $(STUDY)
+	@python -m selfcontrast check "$(STUDY)"
+	@snakemake --cores $(CORES) --config study="$(STUDY)" --quiet rules host reason 2>&1 | $(BIN)/python -m selfcontrast progress; exit $${PIPESTATUS[0]}
+	@python -m selfcontrast show "$(STUDY)"
 
 plan: env ## what STUDY will cost before it runs (MACHINE=h200|h100|a100|rtx4090|cpu)
-	@python -m selfcontrast plan $(STUDY) $(if $(MACHINE),--machine $(MACHINE))
+	@python -m selfcontrast plan "$(STUDY)" $(if $(MACHINE),--machine $(MACHINE))
 
 show: env ## print the main table of STUDY
-	@python -m selfcontrast show $(STUDY)
+	@python -m selfcontrast show "$(STUDY)"
 
 report: env ## write results/STUDY/report.html, the report of a finished study as one page
-	@snakemake --cores $(CORES) --config study=$(STUDY) --quiet rules host reason -- results/$(basename $(notdir $(STUDY)))/report.html
-	@echo "results/$(basename $(notdir $(STUDY)))/report.html"
+	@snakemake --cores $(CORES) --config study="$(STUDY)" --quiet rules host reason -- results/$(NAME)/report.html
+	@echo "results/$(NAME)/report.html"
 
 report-zip: env ## write results/STUDY/report.zip, Snakemake's own report of a finished study
-	snakemake --cores 1 --config study=$(STUDY) --report results/$(basename $(notdir $(STUDY)))/report.zip
+	snakemake --cores 1 --config study="$(STUDY)" --report results/$(NAME)/report.zip
 
 export: env ## preference sets, answers and models of a finished STUDY in other tools' layouts (WHAT=preferences|alpaca_eval|mt_bench|model)
-	@python -m selfcontrast export $(STUDY) $(WHAT)
+	@python -m selfcontrast export "$(STUDY)" $(WHAT)
 
 publish: env ## copy the tables, figures and report of STUDY to results/published/
-	@python -m selfcontrast publish $(STUDY)
+	@python -m selfcontrast publish "$(STUDY)"
 
 check: env ## check STUDY without running it
-	@python -m selfcontrast check $(STUDY)
+	@python -m selfcontrast check "$(STUDY)"
 
 calibrate-judges: env ## win rates of AlpacaEval's annotations in FOLDER, compared with the file LEADERBOARD if given
 	@test -n "$(FOLDER)" || { echo "name a folder of <model>/<annotator>/annotations.json: make calibrate-judges FOLDER=../alpaca_eval/results"; exit 2; }
@@ -107,11 +109,11 @@ test-slurm: env ## the smoke study on a real one-node Slurm, brought up and torn
 		|| echo "The packages $(SLURM_PACKAGES) cannot be installed here."
 	pytest -p no:xdist -m slurm -s tests/slurm
 
-test-browser: env ## the report in Chromium: sizes, light and dark, no network, nothing that a model wrote runs; installs Debian's package as root
-	@command -v chromium > /dev/null \
+test-browser: env ## the report in Chromium: sizes, light and dark, no network, nothing that a model wrote runs, on paper; installs Debian's packages as root
+	@{ command -v chromium && command -v pdftoppm; } > /dev/null \
 		|| test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null \
-		|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium > /dev/null; } \
-		|| echo "The package chromium cannot be installed here."
+		|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium poppler-utils > /dev/null; } \
+		|| echo "The packages chromium and poppler-utils cannot be installed here."
 	pytest -p no:xdist -m browser -s tests/browser
 
 test-vllm: env-vllm ## the back-end vLLM, sampling with vLLM itself: parity with the other one, shards, seeds, a step
@@ -140,4 +142,4 @@ bench-judge: env ## overhead of the judge client for each request
 	python benchmarks/bench_judge.py
 
 clean: ## remove the results of STUDY
-	rm -rf results/$(STUDY)
+	rm -rf "results/$(NAME)"

@@ -69,6 +69,7 @@ os.environ.update(
 )
 
 try:
+    study_config.check_braces(str(workflow.basedir))
     cfg = study_config.load_study(str(config.get("study", "tiny")))
     study_config.check_files(cfg)
     ARMS = {dataset: sweep.arms_of(cfg, dataset) for dataset in cfg.datasets}

@@ -57,7 +57,17 @@ def gamed_file(wildcards):
     control = cfg.evaluation.questions[questions].length_control
     if control is None:
         return []
-    return control.path
+    return control.path or f"<results>/questions/{questions}/fetch/manifest.json"
+
+
+def gamed_flag(wildcards, input):
+    """Return the flag that names that file; nothing where there is none."""
+    if not input.gamed:
+        return ""
+    path = Path(input.gamed)
+    if path.name == "manifest.json":
+        path = path.parent / "files" / "df_gamed.csv"
+    return f"--gamed {shlex.quote(str(path))}"
 
 
 def judge_files(wildcards):

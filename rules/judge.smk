@@ -67,9 +67,7 @@ rule judge:
         runtime=720,
     params:
         module=as_py_module(input.code),
-        gamed=lambda wildcards, input: (
-            f"--gamed {shlex.quote(input.gamed)}" if input.gamed else ""
-        ),
+        gamed=gamed_flag,
         fetched=lambda wildcards, input: (
             f"--fetched {input.fetched}" if input.fetched else ""
         ),

@@ -89,10 +89,14 @@ def check_files_of_models_and_judges():
 
 
 def check_data():
-    """End the run before its first job where local records lack the rejected answers that an arm needs."""
+    """End the run before its first job where an input has a time to come, or local records lack what an arm needs."""
     from selfcontrast.linting.needs import check_annotated
 
+    dag = workflow.dag
     try:
+        study_config.sources.check_times(
+            sorted({str(f) for job in dag.jobs if dag.needrun(job) for f in job.input})
+        )
         check_annotated(cfg)
     except SelfContrastError as error:
         fail(error)

@@ -12,7 +12,8 @@ from pathlib import Path
 from selfcontrast import calibration
 from selfcontrast.architectures import check_architectures
 from selfcontrast.checkpoint_checks import check_checkpoints
-from selfcontrast.config import check_files, load_study
+from selfcontrast.config import check_files, input_files, load_study
+from selfcontrast.consoles import accept_any_text
 from selfcontrast.errors import InputError, SelfContrastError
 from selfcontrast.exporting import command as exporting
 from selfcontrast.judging.price import judge_price
@@ -24,6 +25,7 @@ from selfcontrast.planning.machines import MACHINES
 from selfcontrast.planning.report import describe_plan
 from selfcontrast.progress import follow_to_the_end
 from selfcontrast.schema import Study
+from selfcontrast.sources import check_times
 from selfcontrast.sweep import arms_of, models_of
 
 RESULTS = Path("results")
@@ -34,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A command gives the text to print, or its exit code.
     """
+    accept_any_text()
     parser = argparse.ArgumentParser(prog="selfcontrast", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (function, text) in COMMANDS.items():
@@ -77,6 +80,7 @@ def check(name: str) -> str:
     """Return one paragraph on what a study will run."""
     study = load_study(name)
     check_files(study)
+    check_times(input_files(study))
     check_checkpoints(study)
     check_architectures(study)
     check_tokenizers(study)

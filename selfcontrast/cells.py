@@ -20,7 +20,7 @@ from selfcontrast.metrics._shown import Shown
 from selfcontrast.records import TARGET
 from selfcontrast.schema import Study
 from selfcontrast.seeds import derive_seed
-from selfcontrast.stats import Resamples
+from selfcontrast.stats import Found, Resamples, compare_family
 from selfcontrast.sweep import Arm, arms_of, baseline_id, models_of
 
 if TYPE_CHECKING:
@@ -180,6 +180,21 @@ class Cell:
             n_resamples=self.study.evaluation.bootstrap,
             seed=seed,
         )
+
+
+def find_means(arms: dict[str, Arm], values: dict[str, NDArray], resamples: Resamples) -> dict[str, Found]:
+    """Return what is found of the mean of each arm's values ``(seeds, prompts)``, by arm.
+
+    Trained arms borrow strength from each other for the variance of their seeds. The SFT model is trained once, and only its
+    answers differ from seed to seed: it has its own.
+    """
+    found: dict[str, Found] = {}
+    for is_trained in (True, False):
+        family = [arm for arm in values if arms[arm].is_trained == is_trained]
+        if family:
+            means = compare_family(np.stack([values[arm] for arm in family]), resamples)
+            found |= dict(zip(family, means, strict=True))
+    return {arm: found[arm] for arm in values}
 
 
 def read_cells(study: Study, root: Path, arms: dict[str, list[str]]) -> list[Cell]:

@@ -93,7 +93,7 @@ def check_checkpoints(study: Study, *, ask_hub: bool = False, fetched: Path | No
 
 
 def fetch_key(name: str) -> str:
-    """Return the folder, under results/<study>/, to which a checkpoint of the hub is fetched; `@main` is the default."""
+    """Return the folder under results/<study>/ to which a checkpoint of the hub is fetched; `@main` is the default."""
     repo, revision = split_revision(name)
     chosen = repo if revision in (None, "main") else f"{repo}@{revision}"
     return f"models/{re.sub(r'[^A-Za-z0-9._@-]', '--', chosen)}/fetch"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfcontrast import artifacts
-from selfcontrast.errors import InputError
+from selfcontrast.errors import InputError, SelfContrastError
 from selfcontrast.finite import NotFiniteError, name_of_model
 from selfcontrast.inspection.folders import check_damage
 from selfcontrast.pins import split_revision
@@ -251,6 +251,8 @@ def _cannot_load(what: str, path: str | Path, error: Exception) -> Exception:
     Raises:
         InputError: a file of the checkpoint is damaged, which tells more than the library does.
     """
+    if isinstance(error, SelfContrastError):
+        return error
     name, revision = split_revision(path)
     check_damage(Path(name), "tokenizer" if what == "tokenizer" else "model")
     if not isinstance(error, OSError | ValueError | KeyError | ImportError):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from selfcontrast import __version__, artifacts, parquet
+from selfcontrast.consoles import accept_any_text
 from selfcontrast.energy import read_joules
 from selfcontrast.errors import InputError, SelfContrastError, StepError
 
@@ -105,7 +106,8 @@ class Step:
 
 
 def step_parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the flags that every step has."""
+    """Return a parser with the flags that every step has; whatever the step prints, its log can hold."""
+    accept_any_text()
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

@@ -61,7 +61,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def check_files(study: Study) -> None:
-    """Raise ConfigError if a data file or a model folder that the study names is not there."""
+    """Raise ConfigError if a data file or a model folder that the study names is not there, or has a name that cannot be."""
     for key, dataset in study.datasets.items():
         for path in dataset.paths:
             if not Path(path).exists():
@@ -90,6 +90,30 @@ def check_files(study: Study) -> None:
             except InputError as error:
                 raise ConfigError(f"the model `{key}`: {error}, or correct models.{key}.path") from None
 
+    for path in input_files(study):
+        check_braces(path)
+
+
+def check_braces(path: str) -> None:
+    """Raise ConfigError for a path that Snakemake would not take as it is: `{x}` is a wildcard wherever it stands."""
+    if "{" in path or "}" in path:
+        raise ConfigError(
+            "Snakemake reads braces in a path as a wildcard",
+            expected="a path without { and }",
+            found=path,
+            remedy="rename the file or folder, or make a link to it (ln -s) whose path has no braces",
+        )
+
+
+def input_files(study: Study) -> Iterator[str]:
+    """Yield the user's own files that jobs have as inputs: records, questions, wordings of judges, definitions of tasks."""
+    for dataset in study.datasets.values():
+        yield from record_files(dataset)
+    yield from (path for _, path in _files_of_judges(study))
+    for benchmark in study.evaluation.benchmarks.values():
+        if benchmark.folder is not None:
+            yield from map(str, sources.task_files(Path(benchmark.folder)))
+
 
 def record_files(dataset: Dataset) -> list[str]:
     """Return the files of records that the `path` of a data set names, in the order in which they are read."""
@@ -105,6 +129,8 @@ def _files_of_judges(study: Study) -> Iterator[tuple[str, str]]:
         for name in ("path", "references", "baseline"):
             if (path := getattr(questions, name)) is not None:
                 yield f"evaluation.questions.{key}.{name}", path
+        if questions.length_control is not None and questions.length_control.path is not None:
+            yield f"evaluation.questions.{key}.length_control.path", questions.length_control.path
     for key, judge in study.evaluation.judges.items():
         if (path := judge.params.get("prompts_file")) is not None:
             yield f"evaluation.judges.{key}.prompts_file", path

@@ -15,7 +15,7 @@ from selfcontrast.stats import LEVEL
 from selfcontrast.stats.power import smallest_difference
 from selfcontrast.stats.trend import find_trend
 from selfcontrast.stats.variance import split_variance
-from selfcontrast.tables import compare_arms, compared_pairs
+from selfcontrast.tables import UNPOOLED, compare_arms, compared_pairs
 
 
 def best_table(cells: list[Cell]) -> pd.DataFrame:
@@ -31,11 +31,12 @@ def best_table(cells: list[Cell]) -> pd.DataFrame:
             if not values:
                 continue
             best = max(values, key=lambda a: np.nanmean(values[a]))
-            rows.append([*cell.key, metric, best, best, 0.0, 0.0, 0.0, 1.0, 1.0, False])
-            for row in compare_arms(cell, metric, [(a, best) for a in values if a != best]):
-                rows.append([*cell.key, metric, *row[:-1], row[-2] < 1 - LEVEL])
+            itself = [best, best, 0.0, 0.0, 0.0, 1.0, 1.0]
+            rows.append([*cell.key, metric, *itself, False, 0.0, 0.0, 1.0, 1.0, "none"])
+            for row, unpooled in compare_arms(cell, metric, [(a, best) for a in values if a != best]):
+                rows.append([*cell.key, metric, *row[:-1], row[-2] < 1 - LEVEL, *unpooled])
     columns = ["dataset", "model", "metric", "arm", "best", "difference", "low", "high", "p", "p_holm"]
-    return pd.DataFrame(rows, columns=[*columns, "distinguishable"])
+    return pd.DataFrame(rows, columns=[*columns, "distinguishable", *UNPOOLED])
 
 
 def variance_table(cells: list[Cell]) -> pd.DataFrame:

@@ -157,7 +157,7 @@ class Locks:
 
     def holder(self, gpu: Gpu) -> str:
         """Return the number of the process that claimed a GPU last."""
-        return self._path(gpu).read_text().strip() or "?"
+        return self._path(gpu).read_text(encoding="utf-8").strip() or "?"
 
     def _path(self, gpu: Gpu) -> Path:
         return self.folder / f"{gpu.key.replace('/', '-')}.lock"

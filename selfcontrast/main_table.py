@@ -206,10 +206,24 @@ def _notes(study: Study, tables: Mapping[str, pd.DataFrame], metrics: Mapping[st
     if parts:
         yield f"Smallest difference that would be found with 80 % power (median of the comparisons): {'; '.join(parts)}."
     over_all = tables["metrics"][tables["metrics"]["seed"] == ALL_SEEDS]
+    yield from filter(None, [variance_note(over_all[over_all["metric"].isin(metrics)])])
     nulls = over_all.groupby("metric", sort=False)["nulls"].sum()
     parts = [f"{shown.head} {nulls[m]}" for m, shown in metrics.items() if nulls.get(m, 0)]
     if parts:
         yield f"Answers without a value, left out, over all arms: {'; '.join(parts)}."
+
+
+def variance_note(over_all: pd.DataFrame) -> str:
+    """Return whose variance of seeds the rows of ``metrics`` over all seeds are by; nothing for tables that do not say it."""
+    used = set(over_all["variance"]) if "variance" in over_all else set()
+    if "moderated" in used:
+        return (
+            "Variance of seeds: moderated, with strength borrowed from the other arms; the interval of the SFT model is by "
+            "its own. The tables have the unpooled values too."
+        )
+    if "own" in used:
+        return "Variance of seeds: each arm's and each comparison's own, since there are too few arms to borrow from."
+    return "One seed: intervals and comparisons are about these trainings, not about the methods." if used else ""
 
 
 def _rise(shown: Shown, row: pd.Series) -> str:

@@ -6,15 +6,15 @@ Source of the question: arXiv 2210.10760, where policies are selected by a proxy
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from selfcontrast.artifacts import Artifact
-from selfcontrast.cells import Cell, mean_of_known
+from selfcontrast.cells import Cell, find_means, mean_of_known
 from selfcontrast.metrics._answers import win_share
-from selfcontrast.stats import estimates
 from selfcontrast.sweep import Arm
 
 if TYPE_CHECKING:
@@ -37,11 +37,10 @@ def proxy_table(cells: list[Cell]) -> pd.DataFrame:
 def _proxy_rows(cell: Cell, proxy: str) -> Iterator[list[Any]]:
     by_proxy, by_truth = cell.proxies[proxy], cell
     both = [c.answers("score") for c in (by_proxy, by_truth)]
-    found = [
-        estimates(np.stack([mean_of_known(answers[arm]) for arm in cell.arms]), cell.resamples) for answers in both
-    ]
+    means = [{arm: mean_of_known(answers[arm]) for arm in cell.arms} for answers in both]
+    found = [find_means(cell.arms, m, cell.resamples) for m in means]
     targets = [c.target_score for c in (by_proxy, by_truth)]
-    for i, (arm_id, arm) in enumerate(cell.arms.items()):
+    for arm_id, arm in cell.arms.items():
         scores = [answers[arm_id] for answers in both]
         known = ~np.isnan(scores[0]) & ~np.isnan(scores[1])
         frame = pd.DataFrame({name: s[known] for name, s in zip(("proxy", "truth"), scores, strict=True)})
@@ -54,7 +53,7 @@ def _proxy_rows(cell: Cell, proxy: str) -> Iterator[list[Any]]:
             arm.n,
             saw_proxy(cell, arm, proxy),
             int(known.sum()),
-            *(x for e in found for x in (e[i].value, e[i].low, e[i].high)),
+            *(x for f in found for x in astuple(f[arm_id].estimate)),
             *(frame.corr(method=m).iloc[0, 1] for m in ("pearson", "spearman")),
             *_verdicts(scores, targets, known),
         ]
@@ -104,10 +103,10 @@ def _win_rows(cell: Cell) -> Iterator[list[Any]]:
             if against not in cell.arms or not arms:
                 continue
             opponents = np.concatenate([judged.scores[against, s] for s in seeds], axis=1)
-            wins = [np.stack([win_share(judged.scores[arm, s], opponents) for s in seeds]) for arm in arms]
-            means = estimates(np.stack([mean_of_known(w) for w in wins]), cell.resamples)
-            for arm, won, e in zip(arms, wins, means, strict=True):
-                known = ~np.isnan(won)
+            wins = {arm: np.stack([win_share(judged.scores[arm, s], opponents) for s in seeds]) for arm in arms}
+            found = find_means(cell.arms, {arm: mean_of_known(won) for arm, won in wins.items()}, cell.resamples)
+            for arm, won in wins.items():
+                e, known = found[arm].estimate, ~np.isnan(won)
                 yield [scorer, arm, against, e.value, e.low, e.high, int(known.any((0, 2)).sum()), int(known.sum())]
 
 

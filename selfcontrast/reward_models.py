@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from selfcontrast.errors import InputError
+from selfcontrast.errors import InputError, SelfContrastError
 from selfcontrast.inspection.folders import check_damage
 from selfcontrast.records import Message
 from selfcontrast.threads import choose_kernels
@@ -51,11 +51,15 @@ def load_reward_model(folder: Path, layout: Layout, *, dtype: str, trust_remote_
     """
     import torch
 
+    from selfcontrast.attention import check_length
+
     choose_kernels()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     load = _load_classifier if layout == "sequence" else _load_value_head
     try:
         backbone, head = load(folder, getattr(torch, dtype), trust_remote_code)
+    except SelfContrastError:
+        raise
     except Exception as error:
         check_damage(folder, "value_head" if layout == "value_head" else "reward")
         if not isinstance(error, OSError | ValueError | KeyError | RuntimeError | ImportError):
@@ -70,6 +74,7 @@ def load_reward_model(folder: Path, layout: Layout, *, dtype: str, trust_remote_
 
     @torch.no_grad()
     def read(ids: Tensor, mask: Tensor) -> Tensor:
+        check_length(backbone, ids.shape[1])
         hidden = backbone(input_ids=ids, attention_mask=mask).last_hidden_state
         last = hidden[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
         return head(last)[:, 0].float()
@@ -91,7 +96,24 @@ def _load_classifier(folder: Path, dtype: torch.dtype, code: bool) -> tuple[PreT
         raise ValueError(f"the classifier has {model.config.num_labels} labels; a reward model has one")
     if not hasattr(model, "score"):
         raise ValueError(f"{type(model).__name__} does not read its label at the last token")
+    _compare(model)
     return model.base_model, model.score
+
+
+def _compare(model: PreTrainedModel) -> None:
+    """Raise ValueError if the reward that is read here is not the model's own, on one row."""
+    import torch
+
+    with torch.no_grad():
+        pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+        ids = torch.full((1, 3), 2 if pad == 1 else 1)
+        found = model.score(model.eval().base_model(input_ids=ids).last_hidden_state[:, -1]).float()
+        own = model(input_ids=ids).logits.float()
+    if (found - own).abs().max() > 1e-2 * max(1.0, own.abs().max().item()):  # room for bfloat16
+        name, difference = type(model).__name__, (found - own).abs().max().item()
+        raise ValueError(
+            f"{name} does more behind its last hidden state than `score`: a reward differs by {difference:.3g}"
+        )
 
 
 def _load_value_head(folder: Path, dtype: torch.dtype, code: bool) -> tuple[PreTrainedModel, nn.Module]:

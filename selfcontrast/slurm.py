@@ -120,7 +120,7 @@ def _jobs(run: str) -> list[str]:
 
 def _ask(*command: str) -> str:
     try:
-        done = subprocess.run(command, text=True, capture_output=True, timeout=60, check=False)
+        done = subprocess.run(command, encoding="utf-8", errors="replace", capture_output=True, timeout=60, check=False)
         answer, complaint = done.stdout, done.stderr.strip() if done.returncode else ""
     except subprocess.TimeoutExpired:
         complaint = "no answer within a minute"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import shlex
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +67,27 @@ def _files_below(folder: Path) -> list[Path]:
             remedy="check the path in the study file, or list the files there",
         )
     return found
+
+
+AHEAD_S = 5.0
+"""Seconds by which the clock of a file server may be ahead of ours without a message."""
+
+
+def check_times(paths: Iterable[str | Path]) -> None:
+    """Raise InputError if a file is dated in the future.
+
+    Snakemake would fail every job that reads it, at every run, since the job's outputs are older than the file.
+    """
+    latest = time.time() + AHEAD_S
+    late = [str(p) for p in paths if (path := Path(p)).exists() and path.stat().st_mtime > latest]
+    if late:
+        raise InputError(
+            "a file is dated in the future" if len(late) == 1 else f"{len(late)} files are dated in the future",
+            expected="a time before now, which the outputs of a job can be compared with",
+            where=", ".join(late[:3]) + (", ..." if len(late) > 3 else ""),
+            remedy="if this machine's clock is right (see `date`), give each the time of now: "
+            f"touch {' '.join(map(shlex.quote, late[:3]))}",
+        )
 
 
 def task_files(folder: Path) -> list[Path]:

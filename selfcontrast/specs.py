@@ -12,6 +12,7 @@ from selfcontrast import plugins
 from selfcontrast.checkpoint_checks import checkpoints_of, fetch_key
 from selfcontrast.pins import split_revision
 from selfcontrast.schema import Model, Study
+from selfcontrast.schema.judges import GAMED_FILE, GAMED_REPO
 from selfcontrast.seeds import derive_seed
 from selfcontrast.sweep import Arm, arms_of, baseline_id, count_steps, models_of, pool_of, training_of, truth_of
 
@@ -28,6 +29,10 @@ def expand_specs(study: Study) -> dict[str, Spec]:
         for key in study.evaluation.questions
         for model in study.models
     }
+    for key, questions in study.evaluation.questions.items():
+        if (control := questions.length_control) is not None and control.revision is not None:
+            gamed = {"repo": GAMED_REPO, "revision": control.revision, "files": [GAMED_FILE]}
+            specs[f"questions/{key}/fetch"] = gamed
     specs |= {f"judges/{k}": _judge_spec(study, k) for k in study.evaluation.judges}
     specs |= {f"evaluation/benchmarks/{k}": _benchmark_spec(study, k) for k in study.evaluation.benchmarks}
     specs |= _fetches(study)

@@ -12,10 +12,10 @@ import pandas as pd
 
 from selfcontrast import cuts
 from selfcontrast.artifacts import Artifact
-from selfcontrast.cells import Cell, mean_of_known
+from selfcontrast.cells import Cell, find_means, mean_of_known
 from selfcontrast.finite import require_stored
 from selfcontrast.records import TARGET
-from selfcontrast.stats import compare_all, estimates, holm
+from selfcontrast.stats import Found, compare_family, estimates, holm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,8 +26,9 @@ ALL_SEEDS = "all"
 def metrics_table(cells: list[Cell]) -> pd.DataFrame:
     """Return one row for each arm, metric and seed, and one over all seeds.
 
-    The interval of a single seed is over prompts; that over all seeds is over prompts and seeds. Beside each value stands how
-    many prompts and answers it is made from, and how many answers had none.
+    The interval of a single seed is over prompts; that over all seeds is over prompts and seeds, with moderated variances
+    where there are arms enough (``variance``), beside that by the arm's own. Beside each value stands how many prompts and
+    answers it is made from, and how many answers had none.
     """
     rows = []
     for cell in cells:
@@ -35,18 +36,27 @@ def metrics_table(cells: list[Cell]) -> pd.DataFrame:
             by_arm, resamples = cell.answers(metric), cell.resamples_of(metric)
             if not by_arm:
                 continue
-            stacked = np.stack([mean_of_known(answers) for answers in by_arm.values()])  # (arms, seeds, prompts)
+            means = {arm: mean_of_known(answers) for arm, answers in by_arm.items()}  # (seeds, prompts) each
+            stacked = np.stack(list(means.values()))
             single = iter(estimates(stacked.reshape(-1, 1, stacked.shape[-1]), resamples))
-            for (arm_id, answers), over_all in zip(by_arm.items(), estimates(stacked, resamples), strict=True):
-                arm = cell.arms[arm_id]
+            found = find_means(cell.arms, means, resamples)
+            for arm_id, answers in by_arm.items():
+                arm, f = cell.arms[arm_id], found[arm_id]
                 head = [*cell.key, arm_id, arm.method, arm.selection, arm.n]
                 for seed, row in zip(cell.study.seeds, answers, strict=True):
                     e = next(single)
-                    rows.append([*head, str(seed), metric, e.value, e.low, e.high, *_counts(row[None])])
-                e = over_all
-                rows.append([*head, ALL_SEEDS, metric, e.value, e.low, e.high, *_counts(answers)])
+                    ends = [e.low, e.high]
+                    rows.append([*head, str(seed), metric, e.value, *ends, *_counts(row[None]), *ends, "prompts"])
+                e, u = f.estimate, f.unpooled
+                unpooled = [u.low, u.high, f.variance]
+                rows.append([*head, ALL_SEEDS, metric, e.value, e.low, e.high, *_counts(answers), *unpooled])
     columns = ["dataset", "model", "arm", "method", "selection", "n", "seed", "metric", "value", "low", "high"]
-    return pd.DataFrame(rows, columns=[*columns, "prompts", "answers", "nulls"])
+    return pd.DataFrame(rows, columns=[*columns, "prompts", "answers", "nulls", *UNPOOLED_INTERVAL, "variance"])
+
+
+UNPOOLED_INTERVAL = ("low_unpooled", "high_unpooled")
+UNPOOLED = (*UNPOOLED_INTERVAL, "p_unpooled", "p_holm_unpooled", "variance")
+"""Last columns of comparisons: the same by the comparison's own variance, and which variance the others are by."""
 
 
 def _counts(answers: NDArray) -> tuple[int, int, int]:
@@ -58,14 +68,16 @@ def _counts(answers: NDArray) -> tuple[int, int, int]:
 def comparisons_table(cells: list[Cell]) -> pd.DataFrame:
     """Return the paired difference of every arm to each arm of ``evaluation.compare_to``, with Holm's correction.
 
-    The correction is over all comparisons of one data set, model and metric. ``prompts`` have a value in both arms.
+    The correction is over all comparisons of one data set, model and metric. ``prompts`` have a value in both arms;
+    ``variance`` says whose variance of seeds was used.
     """
     rows = []
     for cell in cells:
         for metric in cell.compared:
-            rows += [[*cell.key, metric, *row] for row in compare_arms(cell, metric, compared_pairs(cell, metric))]
+            found = compare_arms(cell, metric, compared_pairs(cell, metric))
+            rows += [[*cell.key, metric, *row, *unpooled] for row, unpooled in found]
     columns = ["dataset", "model", "metric", "arm", "compared_to", "difference", "low", "high", "p", "p_holm"]
-    return pd.DataFrame(rows, columns=[*columns, "prompts"])
+    return pd.DataFrame(rows, columns=[*columns, "prompts", *UNPOOLED])
 
 
 def compared_pairs(cell: Cell, metric: str) -> list[tuple[str, str]]:
@@ -79,19 +91,27 @@ def compared_pairs(cell: Cell, metric: str) -> list[tuple[str, str]]:
     return list(pairs.values())
 
 
-def compare_arms(cell: Cell, metric: str, pairs: list[tuple[str, str]]) -> list[list[Any]]:
-    """Return arm, other arm, difference, interval, p, adjusted p and number of prompts of each pair."""
-    if not pairs:
-        return []
+def compare_arms(cell: Cell, metric: str, pairs: list[tuple[str, str]]) -> list[tuple[list[Any], list[Any]]]:
+    """Return arm, other arm, difference, interval, p, adjusted p and number of prompts of each pair; and ``UNPOOLED``.
+
+    All arms are compared with an opponent, asked for or not: how far their seeds differ is seen in all of them.
+    """
     values = cell.values(metric)
-    differences = np.stack([values[a] - values[b] for a, b in pairs])
-    results = compare_all(differences, cell.resamples_of(metric))
-    n_prompts = (~np.isnan(differences)).any(1).sum(-1)
-    adjusted = holm([p for _, p in results])
-    return [
-        [a, b, e.value, e.low, e.high, p, p_holm, int(n)]
-        for (a, b), (e, p), p_holm, n in zip(pairs, results, adjusted, n_prompts, strict=True)
-    ]
+    resamples = cell.resamples_of(metric)
+    found: dict[tuple[str, str], Found] = {}
+    for b in dict.fromkeys(b for _, b in pairs):
+        others = [a for a in values if a != b]
+        family = compare_family(np.stack([values[a] - values[b] for a in others]), resamples)
+        found |= {(a, b): f for a, f in zip(others, family, strict=True)}
+    asked = [found[pair] for pair in pairs]
+    adjusted, unpooled = holm([f.p for f in asked]), holm([f.p_unpooled for f in asked])
+    rows = []
+    for (a, b), f, p_holm, p_holm_unpooled in zip(pairs, asked, adjusted, unpooled, strict=True):
+        e, u = f.estimate, f.unpooled
+        n_prompts = int((~np.isnan(values[a] - values[b])).any(0).sum())
+        row = [a, b, e.value, e.low, e.high, f.p, p_holm, n_prompts]
+        rows.append((row, [u.low, u.high, f.p_unpooled, p_holm_unpooled, f.variance]))
+    return rows
 
 
 def data_table(cells: list[Cell]) -> pd.DataFrame:

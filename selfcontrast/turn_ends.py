@@ -12,7 +12,8 @@ from dataclasses import dataclass
 Render = Callable[[Sequence[tuple[str, str]], bool], str | None]
 """Turns (role, text), and whether the start of an answer follows; to the text, or None if the template refuses them."""
 
-_QUESTION, _ANSWER, _NEXT = "question0", "answer0", "question1"
+_QUESTION, _ANSWER, _NEXT = "6180339", "2718281", "1414213"
+"""Texts of the dialogues that are rendered: digits, which no filter of a template changes."""
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,13 @@ class Needs:
         use: what it is loaded as; a ``judge`` is loaded by a server, whose formats are not judged here.
         template: whether its own chat template is used.
         code: whether it may bring code of its own (`trust_remote_code`).
+        tokenizer: whether it must bring a tokenizer.
     """
 
     use: Use = "model"
     template: bool = False
     code: bool = False
+    tokenizer: bool = True
 
 
 def check_checkpoint(folder: Path, needs: Needs) -> None:
@@ -50,7 +52,7 @@ def check_checkpoint(folder: Path, needs: Needs) -> None:
 def check_damage(folder: Path, use: Use | Literal["tokenizer"]) -> None:
     """Raise InputError if a file is damaged of a checkpoint that could not be loaded; what is no folder passes."""
     if use != "tokenizer" and folder.is_dir():
-        check_checkpoint(folder, Needs(use))
+        check_checkpoint(folder, Needs(use, tokenizer=False))
     elif folder.is_dir():
         if is_there(folder / "config.json"):
             read_json(folder / "config.json")
@@ -151,7 +153,7 @@ def _check_model(folder: Path, needs: Needs) -> None:
             raise no_safetensors(names, where=str(folder), is_reward=needs.use in ("reward", "value_head"))
         if method := quantised_by(config, weights):
             raise _quantised(method, folder, needs)
-    check_tokenizer(folder, required=needs.use != "judge")
+    check_tokenizer(folder, required=needs.tokenizer and needs.use != "judge")
     if is_there(folder / "generation_config.json"):
         read_json(folder / "generation_config.json")
     if needs.template:

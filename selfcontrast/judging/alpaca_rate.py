@@ -20,9 +20,6 @@ from unittest.mock import patch
 
 from selfcontrast.errors import InputError
 
-REPO, FILE = "tatsu-lab/alpaca_eval", "df_gamed.csv"
-"""Where the hub has the file."""
-
 MODEL = "length_controlled_v1"
 """The model of the leaderboard, by its name in the package."""
 

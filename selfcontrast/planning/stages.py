@@ -81,6 +81,9 @@ def _all_stages(study: Study, machine: Machine, results: Path) -> Iterator[Stage
             yield small_stage("fetch", machine, rows)
         yield small_stage("prompts", machine, rows)
     yield from checkpoint_stages(study, machine)
+    for questions in study.evaluation.questions.values():
+        if questions.length_control is not None and questions.length_control.revision is not None:
+            yield small_stage("fetch", machine, 0)
     for name, model in study.models.items():
         if model.scratch is not None:
             yield _pretraining(model, machine)

@@ -1,4 +1,6 @@
 const drawn = new Set();
+const PRINTED_WIDTH = 600;  // pixels of a figure, which is not drawn anew for the width of the paper
+let isPrinting = false;
 const token = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function themed() {
@@ -19,11 +21,13 @@ function dressed(layout) {
   };
 }
 
-// The browser is spared plotly.js until the page stands: its text waits in an element that does not run.
-let plotly = null;
-async function loadPlotly() {
+// The browser is spared plotly.js until a figure is drawn: its text waits where it does not run.
+let plotlyText = null;
+const plotlyIsThere = unpack("plotly").then(text => { plotlyText = text; });
+function runPlotly() {
+  if (window.Plotly) return;
   const script = document.createElement("script");
-  script.textContent = await unpack("plotly");
+  script.textContent = plotlyText;
   document.body.append(script);
 }
 
@@ -31,16 +35,26 @@ async function plot(host, data, layout) {
   host.figure = {data, layout};
   drawn.add(host);
   host.style.height = (layout.height || 340) + "px";
-  await (plotly ??= loadPlotly());
-  return Plotly.react(host, data, dressed(layout), {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"], displayModeBar: "hover"});
+  await plotlyIsThere;
+  runPlotly();
+  const size = isPrinting ? {width: PRINTED_WIDTH, autosize: false} : {};
+  return Plotly.react(host, data, {...dressed(layout), ...size}, {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"], displayModeBar: "hover"});
 }
 
 // A figure is drawn when it comes near the window: a page of a hundred figures opens as fast as one of three.
+const waiting = new Map();
+const watch = new IntersectionObserver(entries => {
+  for (const entry of entries) if (entry.isIntersecting) drawNow(entry.target);
+}, {rootMargin: "600px"});
 function whenNear(host, draw) {
-  const watch = new IntersectionObserver(entries => {
-    if (entries.some(e => e.isIntersecting)) { watch.disconnect(); draw(); }
-  }, {rootMargin: "600px"});
+  waiting.set(host, draw);
   watch.observe(host);
+}
+function drawNow(host) {
+  const draw = waiting.get(host);
+  watch.unobserve(host);
+  waiting.delete(host);
+  if (draw) draw();
 }
 
 function redress() {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from selfcontrast.main_table import ALIKE
+from selfcontrast.main_table import ALIKE, variance_note
 from selfcontrast.metric_names import HEADLINE
 from selfcontrast.metrics._shown import Shown, units
 from selfcontrast.plotting import selection_label
@@ -43,12 +43,14 @@ def headline(material: Material) -> Section:
         table_of(
             "metrics",
             "All metrics, seed by seed",
-            "The interval of one seed is over prompts: it is about that training, not about the method.",
+            "The interval of one seed is over prompts: it is about that training, not about the method. Over all seeds: "
+            "variance says whose variance of seeds was used; unpooled is by the arm's own.",
             material.tables["metrics"],
             is_open=False,
         )
     )
-    return Section("headline", "Headline", f"{lead} Judge: {study.evaluation.judge}.", tuple(blocks))
+    lead = " ".join(filter(None, [lead, variance_note(material.metrics), f"Judge: {study.evaluation.judge}."]))
+    return Section("headline", "Headline", lead, tuple(blocks))
 
 
 def _baseline(rows: pd.DataFrame, shown: Shown) -> float | None:

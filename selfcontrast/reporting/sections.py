@@ -17,15 +17,17 @@ from selfcontrast.reporting.material import Material
 TABLES = {
     "comparisons": (
         "Paired comparisons",
-        "arm minus compared to, prompt by prompt; p holm is corrected over a data set, model and metric.",
+        "arm minus compared to, prompt by prompt; p holm is corrected over a data set, model and metric. variance says whose "
+        "variance of seeds was used; unpooled is by the comparison's own.",
     ),
     "best": (
         "Differences to the best",
-        "Every arm minus the best of its metric, paired by prompt, with Holm's correction.",
+        "Every arm minus the best of its metric, paired by prompt, with Holm's correction. variance and unpooled as below.",
     ),
     "power": (
         "Smallest visible differences",
-        "What would be found with 80 % power, as it is and with twice the prompts, seeds or samples.",
+        "What would be found with 80 % power, as it is and with twice the prompts, seeds or samples, by each comparison's "
+        "own variance and without Holm's correction.",
     ),
     "variance": (
         "Variance by source",

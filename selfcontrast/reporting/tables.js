@@ -57,6 +57,7 @@ function drawTable(host, table) {
   draw();
   const tools = el("div", {class: "tools"}, table.rows.length > 5 ? input : null, counter, save);
   host.append(tools, el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": table.title}, el("table", {}, el("thead", {}, el("tr", {}, ...heads)), body)), rest);
+  return {showAll: () => { state.most = Infinity; draw(); }};
 }
 
 function download(table) {

@@ -71,6 +71,10 @@ class Limits(Strict):
         return self
 
 
+GAMED_REPO, GAMED_FILE = "tatsu-lab/alpaca_eval", "df_gamed.csv"
+"""Where the hub has AlpacaEval's gamed baselines and difficulties."""
+
+
 class LengthControl(Strict):
     """The file of gamed baselines and difficulties with which AlpacaEval computes the length-controlled rate it publishes."""
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from selfcontrast import cuts
-from selfcontrast.errors import InputError, StepError
+from selfcontrast.errors import InputError, SelfContrastError, StepError
 from selfcontrast.finite import NotFiniteError
 from selfcontrast.hub import names_of_files
 from selfcontrast.inspection.folders import check_damage
@@ -188,6 +188,8 @@ def load(params: Params) -> Embedder:
             may_lack=POOLER,
             may_hold=HEADS,
         )
+    except SelfContrastError:
+        raise
     except Exception as error:
         check_damage(Path(name), "embedder")
         if not isinstance(error, OSError | ValueError | KeyError | ImportError | RuntimeError):

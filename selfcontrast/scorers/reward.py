@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from selfcontrast import cuts
 from selfcontrast.records import PromptPool
 from selfcontrast.schema import Count, Id, Strict
+from selfcontrast.token_rows import Rows
 
 if TYPE_CHECKING:
     from selfcontrast.rendering import Renderer
@@ -63,16 +64,15 @@ class Params(Strict):
 
 def load(params: Params) -> Loaded:
     """Return the renderer of the reward model's texts, the model, and the device that it is on."""
-    from selfcontrast.checkpoints import load_tokenizer
+    from selfcontrast.checkpoints import embedding_rows, load_tokenizer
     from selfcontrast.hub import model_folder
     from selfcontrast.rendering import Renderer
     from selfcontrast.reward_models import load_reward_model
 
-    folder = model_folder(str(params.model))
-    renderer = Renderer(load_tokenizer(folder, trust_remote_code=params.trust_remote_code), params.template)
-    read, device = load_reward_model(
-        folder, params.layout, dtype=params.dtype, trust_remote_code=params.trust_remote_code
-    )
+    folder, code = model_folder(str(params.model)), params.trust_remote_code
+    embedded = Rows(embedding_rows(folder, trust_remote_code=code))
+    renderer = Renderer(load_tokenizer(folder, trust_remote_code=code), params.template, rows=embedded)
+    read, device = load_reward_model(folder, params.layout, dtype=params.dtype, trust_remote_code=code)
     return renderer, read, device
 
 
@@ -102,6 +102,8 @@ def score_block(
     for pool, prompt in block:
         texts = list(dict.fromkeys(a.text for a in pool.answers))
         found_rows, n_cut = render_answers(renderer, prompt, texts, longest=params.max_length)
+        where = f"prompt {pool.prompt_id}, read by {params.model}"
+        renderer.rows.check(renderer.tokenizer, chain(*found_rows), where=where)
         rows |= {(pool.prompt_id, text): row for text, row in zip(texts, found_rows, strict=True)}
         cuts.add(counts, cuts.BY_REWARD_MODEL, n_cut, len(texts))
     found = score_rows(read, list(rows.values()), tokens=params.tokens, device=device)

@@ -3,13 +3,27 @@
 from selfcontrast.stats.intervals import (
     LEVEL,
     Estimate,
+    Found,
     Resamples,
     compare,
     compare_all,
+    compare_family,
     estimate,
     estimates,
     holm,
     mean_interval,
 )
 
-__all__ = ["LEVEL", "Estimate", "Resamples", "compare", "compare_all", "estimate", "estimates", "holm", "mean_interval"]
+__all__ = [
+    "LEVEL",
+    "Estimate",
+    "Found",
+    "Resamples",
+    "compare",
+    "compare_all",
+    "compare_family",
+    "estimate",
+    "estimates",
+    "holm",
+    "mean_interval",
+]

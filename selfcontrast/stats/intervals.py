@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import special
 
-from selfcontrast.stats.variance import spread_of_mean
+from selfcontrast.stats.laws import Law
+from selfcontrast.stats.moderation import LEAST_ARMS, moderate
+from selfcontrast.stats.variance import Parts, spread_of_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,53 +99,87 @@ AT_ONCE = 64
 
 
 def compare_all(differences: NDArray, resamples: Resamples) -> list[tuple[Estimate, float]]:
-    """Return mean, 95 % interval and two-sided p-value of no difference for each of ``(k, seeds, prompts)``.
+    """Return mean, 95 % interval and two-sided p-value of no difference for each of ``(k, seeds, prompts)``, each by itself.
 
     The p-value is twice the share of the stretched draws on the far side of zero. Where no draw is, it is that of Student's
     t, and at most 2 / (resamples + 1): a floor there would leave nothing significant after Holm's correction of many
     comparisons. What has fewer than two prompts with a value for every seed has neither an interval nor a p-value (NaN).
     """
-    found = []
-    for start in range(0, len(differences), AT_ONCE):
-        part = differences[start : start + AT_ONCE]
-        found += [_of_draws(v, draws) for v, draws in zip(part, resamples.means(part), strict=True)]
+    laws = [Law.of_spread(spread_of_mean(v)) for v in differences]
+    return _with_draws(differences, laws, resamples)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A mean of a family, by the family's variance of seeds and by its own.
+
+    Attributes:
+        estimate, p: what is reported: mean, interval and two-sided p-value of no difference.
+        unpooled, p_unpooled: the same from the variance of this mean alone.
+        variance: the variance that was used: ``moderated``, ``own``, or ``prompts`` where one seed says nothing of seeds.
+    """
+
+    estimate: Estimate
+    p: float
+    unpooled: Estimate
+    p_unpooled: float
+    variance: str
+
+
+def compare_family(differences: NDArray, resamples: Resamples) -> list[Found]:
+    """Return what is found of each of ``(k, seeds, prompts)``, with strength borrowed from each other for their seeds.
+
+    Those without any variance and those without an interval lend nothing and borrow nothing; neither does a family of fewer
+    than ``LEAST_ARMS``, or one with a single seed (``moderation``).
+
+    Args:
+        differences: of arms that are trained alike, to one and the same opponent; or the means of such arms.
+        resamples: draws over their prompts.
+    """
+    spreads = [spread_of_mean(v) for v in differences]
+    own = compare_all(differences, resamples)
+    name = "own" if differences.shape[1] > 1 else "prompts"
+    found = [Found(e, p, e, p, name) for e, p in own]
+    lend = [i for i, spread in enumerate(spreads) if spread.se > 0]
+    if name == "own" and len(lend) >= LEAST_ARMS:
+        law = moderate(Parts.of_arms([differences[i] for i in lend]))
+        moderated = _with_draws(differences[lend], [law[j] for j in range(len(lend))], resamples)
+        for i, (estimate, p) in zip(lend, moderated, strict=True):
+            found[i] = Found(estimate, p, *own[i], "moderated")
     return found
 
 
-def _of_draws(values: NDArray, draws: NDArray) -> tuple[Estimate, float]:
+def _with_draws(values: NDArray, laws: Sequence[Law], resamples: Resamples) -> list[tuple[Estimate, float]]:
+    found = []
+    for start in range(0, len(values), AT_ONCE):
+        part = values[start : start + AT_ONCE]
+        draws = resamples.means(part)
+        found += [_of_draws(*each) for each in zip(part, draws, laws[start : start + AT_ONCE], strict=True)]
+    return found
+
+
+def _of_draws(values: NDArray, draws: NDArray, law: Law) -> tuple[Estimate, float]:
     known = ~np.isnan(values)
     if not known.any():
         return Estimate(np.nan, np.nan, np.nan), np.nan
     value = float(values[known].mean())
     draws = draws[~np.isnan(draws)]
-    spread, sd = spread_of_mean(values), float(draws.std())
-    if np.isnan(spread.se):
+    sd = float(draws.std())
+    if np.isnan(law.errors).any():
         return Estimate(value, np.nan, np.nan), np.nan
-    if spread.se == 0:  # every prompt says the same: what is left is the sign test
+    if not law.errors.any():  # every prompt says the same: what is left is the sign test
         return Estimate(value, value, value), 1.0 if value == 0 else 2.0 ** (1 - int(known.any(0).sum()))
     # Without differences between prompts there is no shape but that of Student's t.
     shape = (draws - draws.mean()) / sd if sd > 0 else special.ndtri((np.arange(len(draws)) + 0.5) / len(draws))
-    df = max(spread.df, 1.0)
     # The stretch is monotone: it may be applied to the ends, and its inverse to the zero of the p-value.
     ends = np.quantile(shape, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    low, high = (value + spread.se * _t_of_normal(end, df) for end in ends)
-    zero = _normal_of_t(-value / spread.se, df)
+    low, high = (value + law.of_normal(end) for end in ends)
+    zero = law.normal_of(-value)
     n_beyond = int(min((shape <= zero).sum(), (shape >= zero).sum()))
     p = min(1.0, 2 * (1 + n_beyond) / (len(draws) + 1))
     if n_beyond == 0:
-        p = min(p, 2 * float(special.stdtr(df, -abs(value) / spread.se)))
+        p = min(p, float(law.two_sided(value)))
     return Estimate(value, low, high), p
-
-
-def _t_of_normal(z: float, df: float) -> float:
-    """Return the quantile of Student's t that a standard normal's quantile ``z`` stands for."""
-    # As a lower tail, where small probabilities keep their digits.
-    return float(-np.sign(z) * special.stdtrit(df, special.ndtr(-abs(z))))
-
-
-def _normal_of_t(t: float, df: float) -> float:
-    """Return the inverse of ``_t_of_normal``."""
-    return float(-np.sign(t) * special.ndtri(special.stdtr(df, -abs(t))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

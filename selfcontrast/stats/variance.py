@@ -7,6 +7,7 @@ squares are set equal to their expectations (Searle, Casella and McCulloch, Vari
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,7 @@ def split_variance(values: NDArray) -> Components:
     n_seeds, n_prompts, n_samples = values.shape
     if n_prompts < 2:
         return Components(math.nan, math.nan, math.nan, math.nan, n_prompts, n_seeds, n_samples)
-    of_seeds, of_prompts, crossed = (n_samples * m for m in _mean_squares(values.mean(2)))
+    of_seeds, of_prompts, crossed = (n_samples * float(m) for m in mean_squares(values.mean(2)))
     within = float(values.var(2, ddof=1).mean()) if n_samples > 1 else math.nan
     if n_seeds == 1:
         prompts = of_prompts if n_samples == 1 else (of_prompts - within) / n_samples
@@ -80,6 +81,62 @@ def split_variance(values: NDArray) -> Components:
     )
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What the variance of the mean of values ``(seeds, prompts)`` is made from; of several arms, arrays ``(..., arms)``.
+
+    The variance of the mean is that of the means of the seeds over their number, and ``beside_seeds``.
+
+    Attributes:
+        by_seed: mean of each seed, ``(..., seeds)``.
+        of_prompts, crossed: mean squares of prompts, and of prompts crossed with seeds; with one seed ``crossed`` is 0.
+        n_prompts: prompts that every seed has a value for.
+        share: all values over those of these prompts, at least 1: the values of other prompts make the mean better too.
+    """
+
+    by_seed: NDArray
+    of_prompts: NDArray
+    crossed: NDArray
+    n_prompts: NDArray
+    share: NDArray
+
+    @classmethod
+    def of(cls, values: NDArray) -> Parts:
+        """Return the parts of ``values`` ``(..., seeds, prompts)`` without NaN."""
+        _, of_prompts, crossed = mean_squares(values)
+        ones = np.ones(values.shape[:-2])
+        return cls(values.mean(-1), of_prompts, crossed, values.shape[-1] * ones, ones)
+
+    @classmethod
+    def of_arms(cls, arms: Sequence[NDArray]) -> Parts:
+        """Return the parts of several arms ``(seeds, prompts)``, as arrays; prompts with a NaN are left out (``share``)."""
+        complete = [_complete(v[:, :, None])[:, :, 0] for v in arms]
+        found = [cls.of(v) for v in complete]
+        share = [(~np.isnan(v)).sum() / c.size for v, c in zip(arms, complete, strict=True)]
+        return cls(
+            by_seed=np.stack([p.by_seed for p in found]),
+            of_prompts=np.stack([p.of_prompts for p in found]),
+            crossed=np.stack([p.crossed for p in found]),
+            n_prompts=np.stack([p.n_prompts for p in found]),
+            share=np.array(share),
+        )
+
+    @property
+    def n_seeds(self) -> int:
+        """Return the number of seeds."""
+        return int(self.by_seed.shape[-1])
+
+    @property
+    def n_values(self) -> NDArray:
+        """Return the number of values behind the mean."""
+        return self.n_seeds * self.n_prompts * self.share
+
+    @property
+    def beside_seeds(self) -> NDArray:
+        """Return what the prompts add to the variance of the mean; the noise that is in the means of seeds is taken off."""
+        return (self.of_prompts - self.crossed * self.share) / self.n_values
+
+
 def spread_of_mean(values: NDArray) -> Spread:
     """Return the standard error of the mean of ``values`` ``(seeds, prompts)``, NaN being no value.
 
@@ -90,7 +147,7 @@ def spread_of_mean(values: NDArray) -> Spread:
     if complete.shape[1] < 2:
         return Spread(math.nan, math.nan)
     n_seeds, n_prompts = complete.shape
-    of_seeds, of_prompts, crossed = _mean_squares(complete)
+    of_seeds, of_prompts, crossed = (float(m) for m in mean_squares(complete))
     share = float((~np.isnan(values)).sum()) / complete.size
     of_seeds = max(0.0, crossed + (of_seeds - crossed) * share)
     return _combine(of_seeds, of_prompts, crossed, n_seeds=n_seeds, n_prompts=n_prompts * share)
@@ -100,16 +157,17 @@ def _complete(values: NDArray) -> NDArray:
     return values[:, ~np.isnan(values).any((0, 2))]
 
 
-def _mean_squares(values: NDArray) -> tuple[float, float, float]:
-    """Return the mean squares of seeds, prompts and the rest of ``values`` ``(seeds, prompts)``; 0 without freedom."""
-    n_seeds, n_prompts = values.shape
-    by_seed, by_prompt = values.mean(1), values.mean(0)
-    rest = values - by_seed[:, None] - by_prompt + values.mean()
-    freedom = (n_seeds - 1) * (n_prompts - 1)
+def mean_squares(values: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """Return the mean squares of seeds, prompts and the rest of ``values`` ``(..., seeds, prompts)``; 0 without freedom."""
+    n_seeds, n_prompts = values.shape[-2:]
+    by_seed, by_prompt = values.mean(-1), values.mean(-2)
+    flat = (*values.shape[:-2], n_seeds * n_prompts)
+    rest = values - by_seed[..., None] - by_prompt[..., None, :] + values.reshape(flat).mean(-1)[..., None, None]
+    freedom, nothing = (n_seeds - 1) * (n_prompts - 1), np.zeros(values.shape[:-2])
     return (
-        n_prompts * float(by_seed.var(ddof=1)) if n_seeds > 1 else 0.0,
-        n_seeds * float(by_prompt.var(ddof=1)) if n_prompts > 1 else 0.0,
-        float((rest**2).sum()) / freedom if freedom else 0.0,
+        n_prompts * by_seed.var(-1, ddof=1) if n_seeds > 1 else nothing,
+        n_seeds * by_prompt.var(-1, ddof=1) if n_prompts > 1 else nothing,
+        (rest**2).reshape(flat).sum(-1) / freedom if freedom else nothing,
     )
 
 

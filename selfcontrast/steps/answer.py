@@ -18,6 +18,7 @@ from selfcontrast import cli
 from selfcontrast.records import Message
 from selfcontrast.seeds import derive_seed
 from selfcontrast.threads import use_threads
+from selfcontrast.token_rows import Rows
 
 if TYPE_CHECKING:
     from selfcontrast.backends import Policy
@@ -49,7 +50,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the answers."""
     from selfcontrast import artifacts
     from selfcontrast.backends import Policy
-    from selfcontrast.checkpoints import load_tokenizer, stated_ends
+    from selfcontrast.checkpoints import embedding_rows, load_tokenizer, stated_ends
     from selfcontrast.judging.questions import read_questions
     from selfcontrast.rendering import Renderer
 
@@ -57,7 +58,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     spec = step.spec
     loading = artifacts.read_json(args.policy_spec)
     folder = step.open(args.policy).path("model")
-    renderer = Renderer(load_tokenizer(folder, trust_remote_code=loading["trust_remote_code"]), args.template)
+    code = loading["trust_remote_code"]
+    rows = Rows(embedding_rows(folder, trust_remote_code=code))
+    renderer = Renderer(load_tokenizer(folder, trust_remote_code=code), args.template, rows=rows)
     step.join_template(renderer.digest, where=str(folder))
     questions = read_questions(args.questions, spec["layout"])
     step.inputs["questions"] = artifacts.sha256(args.questions)
@@ -67,26 +70,28 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
 
         def sample(prompts: dict[str, list[int]], turn: int) -> dict[str, Sampled]:
             asked = [q for q in questions if q.id in prompts]
+            for key, ids in prompts.items():
+                renderer.rows.check(renderer.tokenizer, ids, where=f"question {key} of {args.questions}")
             seeds = {q.id: derive_seed(spec["seed"], args.stream, args.seed, q.id, turn) for q in asked}
             eos_ids = renderer.stop_ids(stated_ends(folder))
             return _sample(asked, prompts, seeds, spec, policy, eos_ids, chunks)
 
-        rows = converse(questions, renderer, sample, most_prompt_tokens=args.max_length - spec["max_new_tokens"])
+        turns = converse(questions, renderer, sample, most_prompt_tokens=args.max_length - spec["max_new_tokens"])
     step.write_table(
         "responses.parquet",
         {
-            "question_id": [r.question_id for r in rows],
-            "turn": [r.turn for r in rows],
-            "text": [r.text for r in rows],
-            "n_tokens": [r.n_tokens for r in rows],
-            "finish": [r.finish for r in rows],
+            "question_id": [r.question_id for r in turns],
+            "turn": [r.turn for r in turns],
+            "text": [r.text for r in turns],
+            "n_tokens": [r.n_tokens for r in turns],
+            "finish": [r.finish for r in turns],
         },
     )
     chunks.remove()
-    counts = Counter(r.finish for r in rows)
-    step.report = {"responses": len(rows), "cut_by_length": counts["length"], "without_room": counts[NO_ROOM]}
+    counts = Counter(r.finish for r in turns)
+    step.report = {"responses": len(turns), "cut_by_length": counts["length"], "without_room": counts[NO_ROOM]}
     step.report |= renderer.unreadable()
-    step.cost |= {"sampled_tokens": sum(r.n_tokens for r in rows)}
+    step.cost |= {"sampled_tokens": sum(r.n_tokens for r in turns)}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import re
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,3 +156,68 @@ def test_button_turns_light_into_dark(chromium: Any, report: Path) -> None:
     assert opened.page.locator("#theme").inner_text() == "Light"
     assert opened.complaints == []
     opened.context.close()
+
+
+# On paper
+
+INK = 60
+"""Pixels in a colour that a figure has at 50 dots an inch, at least; a page without figures has none in their place."""
+
+
+def lines_of(pdf: Path) -> list[tuple[float, int, float, str]]:
+    """Return height, page, lower edge and words of each line of a PDF, in points."""
+    text = subprocess.run(["pdftotext", "-bbox-layout", pdf, "-"], text=True, capture_output=True, check=True).stdout
+    found: list[tuple[float, int, float, str]] = []
+    for number, sheet in enumerate(text.split("<page ")[1:]):
+        for line in re.findall(r'<line [^>]*yMin="([\d.]+)"[^>]*yMax="([\d.]+)">(.*?)</line>', sheet, re.S):
+            top, bottom, words = float(line[0]), float(line[1]), re.findall(r"<word [^>]*>(.*?)</word>", line[2])
+            found.append((bottom - top, number, bottom, html.unescape(" ".join(words))))
+    return found
+
+
+def colours_of(pdf: Path, sheet: int, top: float) -> int:
+    """Return how many pixels of the 150 points below a place of a page are neither white, black nor grey."""
+    import numpy as np
+
+    area = ["-f", str(sheet + 1), "-l", str(sheet + 1), "-r", "50", "-y", str(int(top * 50 / 72)), "-H", "104"]
+    done = subprocess.run(["pdftoppm", *area, "-x", "0", "-W", "425", pdf], capture_output=True, check=True)
+    head, _, pixels = done.stdout.partition(b"\n255\n")
+    width, height = map(int, head.split()[1:3])
+    rgb = np.frombuffer(pixels, np.uint8).reshape(height, width, 3).astype(int)
+    return int(((rgb.max(2) - rgb.min(2)) > 40).sum())
+
+
+def print_by_command(chromium: Any, report: Path, pdf: Path) -> None:
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--print-to-pdf={pdf}"]
+    subprocess.run([str(CHROMIUM), *flags, report.as_uri()], capture_output=True, check=True, timeout=240)
+
+
+def print_from_the_dark(chromium: Any, report: Path, pdf: Path) -> None:
+    opened = Opened(chromium, report, width=400, scheme="dark")
+    opened.page.locator("#theme").click()
+    opened.page.locator("#theme").click()
+    opened.page.pdf(path=pdf)
+    opened.page.wait_for_selector(':root[data-theme="dark"] [data-chart] svg')
+    assert opened.page.evaluate("document.documentElement.scrollWidth") == 400
+    assert opened.complaints == []
+    opened.context.close()
+
+
+@pytest.mark.parametrize("printed", [print_by_command, print_from_the_dark])
+def test_paper_has_ink_in_every_figure_and_all_rows(chromium: Any, report: Path, tmp_path: Path, printed: Any) -> None:
+    """As soon as the page is loaded, and without a window that could be scrolled; in light colours even from a dark page."""
+    if shutil.which("pdftoppm") is None:
+        pytest.skip("there is no pdftoppm on this machine (make test-browser installs poppler-utils as root on Debian)")
+    printed(chromium, report, tmp_path / "report.pdf")
+    lines = lines_of(tmp_path / "report.pdf")
+    blocks = [b for s in sections.sections_of(published(browsers=[])) for b in s.blocks]
+    titles = [b.title for b in blocks if b.kind == "chart"]
+    assert len(titles) > 20
+    place = {text: (sheet, bottom) for _, sheet, bottom, text in sorted(lines)}  # a title is larger than a cell
+    empty = [t for t in titles if colours_of(tmp_path / "report.pdf", *place[t]) < INK]
+    assert empty == []
+    (longest,) = [b for b in blocks if b.title == "All metrics, seed by seed"]
+    words = " ".join(text for *_, text in lines)
+    last = longest.rows[-1][longest.columns.index("metric")]  # its rows are behind the first 200, which a window shows
+    assert words.count(last) >= sum(last in row for row in longest.rows) > 40
+    assert "Show all" not in words

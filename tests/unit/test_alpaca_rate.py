@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from selfcontrast.errors import InputError
-from selfcontrast.judging.alpaca_rate import FILE, REPO, check_gamed, published_rate
+from selfcontrast.judging.alpaca_rate import check_gamed, published_rate
 from selfcontrast.judging.length_control import length_controlled
+from selfcontrast.schema.judges import GAMED_FILE as FILE
+from selfcontrast.schema.judges import GAMED_REPO as REPO
 
 N = 120
 

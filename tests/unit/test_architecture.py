@@ -23,7 +23,7 @@ WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 LAYERS = (
     (
         *("__init__", "errors", "seeds", "records", "layout", "ragged", "energy", "task_pins", "pins"),
-        *("texts", "fields", "strict_json", "file_kinds", "cuts", "failures"),
+        *("texts", "fields", "strict_json", "file_kinds", "cuts", "failures", "consoles"),
     ),
     ("parquet", "threads", "lines", "inspection", "weights", "finite", "progress"),
     (
@@ -35,7 +35,8 @@ LAYERS = (
     ("reward_checks", "checkpoint_checks"),
     ("study_checks",),
     ("config", "lm_head", "sampling", "architectures"),
-    ("attention", "reward_models"),
+    ("attention",),
+    ("reward_models",),
     ("sweep", "world"),
     ("specs",),
     ("logprobs", "stats", "selection", "negatives", "judging", "reward_pairs"),
@@ -69,7 +70,7 @@ IMPORTERS = {
     "huggingface_hub": {"hub", "planning.shapes", "exporting.push"},
     "pyarrow": {"parquet", "joins", "datasets._records", "sorting", "exporting.preferences"},
     "statsmodels": {"stats.intervals"},
-    "scipy": {"stats.intervals", "stats.power", "stats.trend", "linting.across"},
+    "scipy": {"stats.intervals", "stats.laws", "stats.moderation", "stats.power", "stats.trend", "linting.across"},
     "pandas": {
         *("tables", "evidence", "main_table", "proxies", "plotting", "diagnostic_plots", "proxy_plots"),
         *("harness.tables", "judging.alpaca_rate", "steps.figures"),
@@ -435,3 +436,28 @@ def test_reading_a_study_loads_no_heavy_library() -> None:
     assert {"selfcontrast.sweep", "selfcontrast.selections.target", "pydantic"} <= loaded
     heavy = {"torch", "numpy", "pandas", "pyarrow", "scipy", "statsmodels", "matplotlib", "snakemake"}
     assert not loaded & {*heavy, "transformers", "tokenizers", "sentence_transformers"}
+
+
+# Text
+
+
+def names_no_encoding(call: ast.Call) -> bool:
+    """Return whether a call opens a text file without saying how it is encoded."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if any(keyword.arg == "encoding" for keyword in call.keywords):
+        return False
+    if name == "open" and isinstance(call.func, ast.Name):
+        return not (len(call.args) > 1 and isinstance(call.args[1], ast.Constant) and "b" in str(call.args[1].value))
+    # `errors`, `mode` or `newline` tell the method of a path from those of other objects that are called `open`.
+    is_path = name == "open" and any(k.arg in ("mode", "errors", "newline") for k in call.keywords)
+    return name in ("read_text", "write_text") or is_path
+
+
+@pytest.mark.parametrize("path", [*WORKFLOW, *sorted(PACKAGE.rglob("*.py"))], ids=lambda p: p.name)
+def test_text_files_are_utf_8_whatever_the_locale_says(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+        assert [ast.unparse(call) for call in calls if names_no_encoding(call)] == []
+    else:
+        assert re.findall(r"\.(?:read|write)_text\((?![^)]*encoding=)[^)]*\)", text) == []

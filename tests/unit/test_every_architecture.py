@@ -7,19 +7,22 @@ which models sample whole rows anew. A new architecture, or one that changes, ma
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from every_architecture import ARCHITECTURES, VOCABULARY, WINDOW, small_config, small_model
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from selfcontrast.architectures import REFUSED, refuse
 from selfcontrast.attention import check_model, shortest_window, why_no_shared_prompt
 from selfcontrast.errors import InputError
 from selfcontrast.generation import HuggingFaceSampler, sample_batch
 from selfcontrast.logprobs import supported_sharing, token_logps
+from selfcontrast.reward_models import load_reward_model, score_rows
 from selfcontrast.sampling import Sampling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -142,6 +145,16 @@ def test_gradients_of_training_are_those_of_a_plain_forward_pass(
         assert difference(gradients(model), expected) < 1e-4, wanted  # float32
 
 
+def test_prompts_are_not_shared_by_a_model_with_code_of_its_own() -> None:
+    class OwnConfig(LlamaConfig):  # type: ignore[misc]
+        """As a checkpoint's own code has it: transformers does not know this class."""
+
+    model = small_model(small_config("llama"))
+    assert why_no_shared_prompt(model) is None
+    model.config = OwnConfig(**model.config.to_dict())
+    assert "code of its own" in str(why_no_shared_prompt(model))
+
+
 @torch.no_grad()
 def test_the_sweep_notices_a_cache_of_the_window_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: a cache that forgets what left the window is what a model makes by itself."""
@@ -192,3 +205,22 @@ def test_sampling_of_whole_rows_says_why(caplog: pytest.LogCaptureFixture, archi
     (record,) = [r for r in caplog.records if r.name.startswith("selfcontrast")]
     assert record.levelno == logging.WARNING
     assert reason in record.getMessage()
+
+
+@pytest.mark.parametrize("architecture", sorted(WINDOWED & MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.keys()))
+@torch.no_grad()
+def test_rewards_of_models_with_windows_are_the_models_own(architecture: str, tmp_path: Path) -> None:
+    """Rows longer than the window, read together with padding, against each row alone."""
+    config = small_config(architecture, num_labels=1)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    if not hasattr(model, "score"):
+        pytest.skip("its classifier has no layer `score`, so it is refused")
+    model.score.weight.copy_(torch.randn(model.score.weight.shape))
+    model.save_pretrained(tmp_path)
+    read, device = load_reward_model(tmp_path, "sequence", dtype="float32", trust_remote_code=False)
+    rows = [*PROMPTS, PROMPTS[0] + RESPONSES[1][1]]
+    found = score_rows(read, rows, tokens=100, device=device)
+    expected = [float(model(input_ids=torch.tensor([row])).logits) for row in rows]
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert max(expected) - min(expected) > 1e-2

@@ -130,12 +130,45 @@ def test_the_best_arm_and_those_like_it() -> None:
     assert rows.loc[SFT, "difference"] == pytest.approx(-0.502, abs=0.05)
 
 
+MANY = {f"dpo-half-n{n}": n / 1000 for n in range(1, 8)}
+
+
+def test_the_best_of_many_arms_is_found_with_moderated_variances_beside_the_own() -> None:
+    """Seven arms and the SFT model: every comparison with the best borrows; the best itself is compared with nothing."""
+    best = evidence.best_table([cell_of(score=graded({SFT: 0.0} | MANY))]).set_index("arm")
+    name = best["best"].iloc[0]
+    assert best.loc[name, "variance"] == "none"
+    others = best.drop(index=name)
+    assert set(others["variance"]) == {"moderated"}
+    assert not np.allclose(others["p"], others["p_unpooled"])
+    assert (others["p_holm_unpooled"] >= others["p_unpooled"]).all()
+    assert best.columns[-5:].tolist() == list(tables.UNPOOLED)
+
+
+def test_intervals_of_trained_arms_borrow_from_each_other_and_the_sft_model_has_its_own() -> None:
+    cell = cell_of(score=graded({SFT: 0.0} | MANY))
+    vars(cell)["arms"] = {SFT: ARMS[SFT]} | dict.fromkeys(MANY, ARMS[DPO])
+    frame = tables.metrics_table([cell])
+    over_all = frame[frame["seed"] == "all"].set_index("arm")
+    assert over_all["variance"].to_dict() == {SFT: "own"} | dict.fromkeys(MANY, "moderated")
+    assert (over_all.loc[SFT, ["low", "high"]].tolist()) == over_all.loc[
+        SFT, ["low_unpooled", "high_unpooled"]
+    ].tolist()
+    assert not np.allclose(over_all["low"].drop(index=SFT), over_all["low_unpooled"].drop(index=SFT))
+    single = frame[frame["seed"] != "all"]
+    assert set(single["variance"]) == {"prompts"}
+    assert single["low"].tolist() == single["low_unpooled"].tolist()
+    assert "borrowed from the other arms" in main_table.variance_note(over_all)
+
+
 def test_comparisons_say_how_many_prompts_both_arms_have() -> None:
     values = graded({SFT: 0.0, DPO: 0.1})
     values[SFT][:, 0] = values[DPO][:, 1] = np.nan
     frame = tables.comparisons_table([cell_of(score=values)])
     assert frame["prompts"].tolist() == [N - 2]
     assert frame[["arm", "compared_to"]].to_numpy().tolist() == [[DPO, SFT]]
+    assert frame["variance"].tolist() == ["own"]
+    assert frame["p_holm_unpooled"].tolist() == frame["p"].tolist()
 
 
 def test_variance_and_power_have_a_row_for_each_arm_and_comparison() -> None:
@@ -184,7 +217,9 @@ def test_markdown_marks_the_best_and_its_like() -> None:
     notes = [line for line in lines if line.startswith("- ")]
     assert "each doubling of n (n = 1, 2): mean grade +0.0" in notes[1]
     assert "80 % power" in notes[2]
-    assert len(notes) == 3
+    assert "moderated" not in notes[3]
+    assert "own, since there are too few arms" in notes[3]
+    assert len(notes) == 4
 
 
 def test_intervals_of_one_seed_are_not_said_to_be_over_seeds() -> None:
@@ -192,6 +227,8 @@ def test_intervals_of_one_seed_are_not_said_to_be_over_seeds() -> None:
     assert "95 % intervals over prompts and seeds" in main_table.markdown(STUDY, made())
     for text in (main_table.markdown(one, made()), main_table.latex(one, made())):
         assert "intervals over prompts of a single seed" in text
+    found = tables.metrics_table([cell_of(score=graded({SFT: 0.0}))]).assign(variance="prompts")
+    assert "about these trainings, not about the methods" in main_table.variance_note(found)
 
 
 def test_one_prompt_that_a_judge_scored_everywhere_has_no_interval_no_p_and_no_trend() -> None:

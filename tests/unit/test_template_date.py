@@ -137,9 +137,10 @@ def test_a_template_that_only_speaks_of_chance_is_fine() -> None:
 
 
 def test_a_run_goes_on_after_midnight(today: Callable[[str], None], tmp_path: Path) -> None:
-    """Prompts, SFT and pool on three days, with a template that writes the date."""
+    """Prompts, SFT and pool on three days, with a template that writes another word in each year."""
     chain = Chain(tmp_path, "tokenizer")
-    clock = "{{ bos_token }}{{ strftime_now('%Y') }}" + CHAT_TEMPLATE.removeprefix("{{ bos_token }}")
+    words = "{'2024': 'Oslo', '2026': 'Rome', '2027': 'Paris', '2028': 'Mira'}"
+    clock = f"{{{{ bos_token + {words}[strftime_now('%Y')] }}}}" + CHAT_TEMPLATE.removeprefix("{{ bos_token }}")
     (Path(chain.base) / "chat_template.jinja").write_text(clock, encoding="utf-8")
     today("2026-12-31")
     encoded = chain.encode()

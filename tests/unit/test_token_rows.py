@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,20 @@ from tokenizers import AddedToken
 
 from selfcontrast import artifacts, cli
 from selfcontrast.__main__ import main
-from selfcontrast.checkpoints import embedding_rows, fit_to_tokenizer, load_model, load_tokenizer, stated_ends
+from selfcontrast.checkpoints import (
+    embedding_rows,
+    fit_to_tokenizer,
+    load_model,
+    load_tokenizer,
+    save_checkpoint,
+    stated_ends,
+)
 from selfcontrast.errors import InputError
 from selfcontrast.linting.tokenizers import check_tokenizers
+from selfcontrast.records import Answer, PromptPool
 from selfcontrast.rendering import Renderer, renderer_of_base
 from selfcontrast.schema import Model
+from selfcontrast.scorers import reward
 from selfcontrast.steps import gather_pool
 from selfcontrast.token_rows import Rows
 from selfcontrast.training.job import fit_to_template
@@ -138,6 +148,37 @@ def test_a_model_is_compared_by_its_real_rows(tmp_path: Path) -> None:
         fit_to_template(model, tokenizer, step, where="here")
 
 
+def test_a_reward_model_is_asked_about_no_token_without_a_row(tmp_path: Path) -> None:
+    from transformers import LlamaForSequenceClassification
+
+    config = build_model(n_layers=1, width=16, n_heads=2, max_length=64, seed=0).config
+    config.num_labels = 1
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer = build_tokenizer(max_length=64)
+    tokenizer.add_tokens([AddedToken("Oslo", special=False)])
+    tokenizer.save_pretrained(tmp_path)
+    pools = [PromptPool("p", "Rome.", (Answer("own.0", "Rome."), Answer("own.1", "Oslo.")))]
+    with pytest.raises(InputError, match=r"found: Oslo \(id 150\)") as error:
+        reward.score(pools, ["Hello!"], reward.Params(model=str(tmp_path)), Counter())
+    assert "where: prompt p, read by" in str(error.value)
+
+
+def test_questions_of_a_benchmark_are_compared_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chain = Chain(tmp_path, "tokenizer")
+    with_tokens(chain.base, AddedToken("Hello", special=False))
+    model = load_model(chain.base, dtype="float32")
+    save_checkpoint(tmp_path / "sft" / "model", model, load_tokenizer(chain.base))
+    artifacts.write_json(tmp_path / "sft" / "spec.json", {"dtype": "float32", "trust_remote_code": False})
+    outputs = {"model": artifacts.sha256(tmp_path / "sft" / "model")}
+    artifacts.write_json(tmp_path / "sft" / "manifest.json", {"outputs": outputs, "report": {}})
+    chain.arm = "sft"
+    with pytest.raises(StopIteration, match="2"):
+        chain.answer()
+    error = capsys.readouterr().err
+    assert "found: Hello (id 150)" in error
+    assert "where: question 1 of" in error
+
+
 # Before a run
 
 
@@ -200,8 +241,6 @@ def test_sampled_ids_that_are_no_token_are_counted(caplog: pytest.LogCaptureFixt
 def test_the_steps_report_them(tmp_path: Path) -> None:
     """A model with 400 rows and random weights samples spare ones; the manifest of the pool says how often."""
     from transformers import LlamaForCausalLM
-
-    from selfcontrast.checkpoints import save_checkpoint
 
     chain = Chain(tmp_path, "tokenizer")
     torch.manual_seed(0)

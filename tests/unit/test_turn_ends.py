@@ -257,6 +257,21 @@ def test_a_study_may_know_better_than_the_template() -> None:
     assert "found: <|halt|>" in str(error.value)
 
 
+def test_a_study_may_name_a_token_of_the_plain_vocabulary() -> None:
+    """`#` is the byte 35: it becomes a control token, so that one in a text stays text."""
+    tokenizer = with_template(CHATML)
+    renderer = renderer_of_base(tokenizer, "tokenizer", end_of_turn="#")
+    assert renderer.end_id == 35
+    assert renderer.rows.added == frozenset()
+    assert renderer.response_ids("Yes.") == [*b"Yes.", 35]
+
+
+def test_a_template_may_change_the_case_of_its_texts() -> None:
+    chat = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] | upper + '<|end|>' }}{% endfor %}"
+    renderer = renderer_of_base(with_template(chat, "<|end|>"), "tokenizer")
+    assert renderer.response_ids("Yes.") == [*b"Yes.", 258]
+
+
 def smoke(**model: Any) -> dict[str, Any]:
     import yaml
 
