@@ -238,7 +238,7 @@ def run(work: Callable[[Any, cli.Step], None], manifest: Path, spec: dict[str, A
     """Run the work of a step and write its manifest."""
     step = cli.Step(spec, manifest)
     step.folder.mkdir(parents=True, exist_ok=True)
-    work(argparse.Namespace(threads=1, **flags), step)
+    work(argparse.Namespace(threads=1, reward=None, fetched=None, **flags), step)
     artifacts.write_json(
         manifest, {"step": "bench", "inputs": step.inputs, "outputs": step.outputs, "report": step.report}
     )

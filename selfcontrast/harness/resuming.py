@@ -15,7 +15,7 @@ def keep_batches(lm: Any, chunks: Chunks) -> None:
     """Make a model of the harness ask for log-likelihoods and answers one batch at a time, and keep each of them.
 
     The batches are those that the harness itself would run, so that no number changes. What a kept batch has added to
-    ``lm.prompts.counts`` is added again.
+    ``lm.prompts.counts`` is added again, and answers that were drawn at random leave the random numbers as they left them.
 
     Args:
         lm: of ``harness.policy.policy_lm``; two methods of this object are replaced.
@@ -26,7 +26,8 @@ def keep_batches(lm: Any, chunks: Chunks) -> None:
         found: list[Any] = [None] * len(requests)
         for batch in batches:
             asked = [requests[i] for i in batch]
-            name = f"{kind}-{_digest(asked, lm.tok_encode)}"
+            state = _random_state()
+            name = f"{kind}-{_digest(asked, lm.tok_encode, state)}"
             stored = chunks.find(name)
             if stored is None:
                 before = Counter(counts)
@@ -34,9 +35,13 @@ def keep_batches(lm: Any, chunks: Chunks) -> None:
                 columns = {"value": values}
                 if kind == "likelihoods":
                     columns = {"value": [logp for logp, _ in values], "greedy": [greedy for _, greedy in values]}
-                chunks.store(name, {**columns, "counts": [json.dumps(_added(before, counts))] * len(asked)})
+                after = _random_state()
+                same = {"counts": json.dumps(_added(before, counts)), "random": after if after != state else ""}
+                chunks.store(name, columns | {key: [text] * len(asked) for key, text in same.items()})
             else:
                 counts.update(json.loads(stored["counts"][0]))
+                if after := stored["random"][0]:
+                    _set_random_state(after)
                 value, greedy = stored["value"], stored.get("greedy")
                 values = value if greedy is None else list(zip(value, greedy, strict=True))
             for i, value in zip(batch, values, strict=True):
@@ -92,13 +97,33 @@ def _cut(rows: Sequence[Sequence[int]], size: int) -> list[list[int]]:
     return [sorted(i for row in rows[start : start + size] for i in row) for start in range(0, len(rows), size)]
 
 
-def _digest(requests: Sequence[Any], encode: Callable[[str], Sequence[int]]) -> str:
-    """Return a hash of what the model reads, its token ids: prompts of one text can differ in them."""
+def _digest(requests: Sequence[Any], encode: Callable[[str], Sequence[int]], state: str) -> str:
+    """Return a hash of what the answers follow from.
+
+    Prompts of one text can differ in their ids; and a question that is asked twice has two answers where they are drawn.
+    """
     asked = [
         [list(encode(request.args[0])), request.args[1]] if hasattr(request, "args") else request[1:]
         for request in requests
     ]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    return hashlib.sha256(json.dumps([asked, state], sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def _random_state() -> str:
+    """Return the state of the generators of random numbers, from which the harness draws answers."""
+    import torch
+
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+    return json.dumps([bytes(state.tolist()).hex() for state in states])
+
+
+def _set_random_state(text: str) -> None:
+    import torch
+
+    first, *others = (torch.tensor(list(bytes.fromhex(state)), dtype=torch.uint8) for state in json.loads(text))
+    torch.set_rng_state(first)
+    if others:
+        torch.cuda.set_rng_state_all(others)
 
 
 def _added(before: Counter[str], after: Counter[str]) -> dict[str, int]:

@@ -487,7 +487,8 @@ def test_a_question_at_which_the_policy_overflows_is_named(
     tokenizer = build_tokenizer(max_length=128)
     rows = [json.loads(line) for line in (policy / "pocket_tasks/tasks" / DATA).read_text().splitlines()]
     ids = [set(tokenizer(row["question"])["input_ids"]) for row in rows]
-    counts = Counter(token for found in ids for token in found)
+    with_choices = [set(tokenizer(" ".join((row["question"], *row["choices"])))["input_ids"]) for row in rows]
+    counts = Counter(token for found in with_choices for token in found)
     alone = next(i for i in range(len(rows)) if any(counts[t] == 1 for t in ids[i]))
     word = next(t for t in sorted(ids[alone]) if counts[t] == 1)
     config = build_model(n_layers=1, width=32, n_heads=2, max_length=128, seed=1).config

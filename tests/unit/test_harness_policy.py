@@ -15,9 +15,11 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from selfcontrast import artifacts, checkpoints, cli, plugins
 from selfcontrast.checkpoints import reset_generation
+from selfcontrast.chunks import Chunks
 from selfcontrast.errors import InputError
 from selfcontrast.harness import policy
 from selfcontrast.harness.policy import policy_lm
+from selfcontrast.harness.resuming import keep_batches
 from selfcontrast.records import Message
 from selfcontrast.rendering import Renderer, prepare_tokenizer
 from selfcontrast.schema import Benchmark
@@ -239,6 +241,62 @@ def test_batches_are_padded_on_the_left_and_change_nothing() -> None:
     together = policy_lm(spied.model, spied.renderer, batch=4)
     assert together.generate_until([instance("generate_until", t, keys) for t in texts], disable_tqdm=True) == alone
     assert alone[1] == alone[2] != alone[0]
+
+
+CUT = [f"{QUESTION} {n} {'golf ' * n}" for n in (3, 60, 41, 80, 5, 52, 70)]
+"""Prompts of which some are longer than a context of 48 tokens."""
+DRAWN = {"until": [], "max_gen_toks": 6, "do_sample": True, "temperature": 1.0}
+
+
+def ask_everything(lm: Any) -> tuple[list[Any], dict[str, int]]:
+    """Return log-likelihoods, answers and drawn answers to the same prompts, the answers four times each, and the counts."""
+    torch.manual_seed(1)
+    pairs = [instance("loglikelihood", text, f" {end}") for text in CUT for end in ("golf", "Rome", "golf golf")]
+    found = lm.loglikelihood(pairs, disable_tqdm=True)
+    for keys in ({"until": [], "max_gen_toks": 6}, DRAWN):
+        asked = [instance("generate_until", text, keys) for text in CUT * 4]
+        found += lm.generate_until(asked, disable_tqdm=True)
+    return found, dict(lm.prompts.counts)
+
+
+def test_kept_batches_give_the_harness_own_numbers_and_counts(tmp_path: Path) -> None:
+    """With a kill after every fifth batch the cut prompts, the drawn answers and the counts are those of a run without chunks."""
+    spied = Spied(build_tokenizer(adds="<s>"), context=48)
+
+    def fresh() -> Any:
+        return policy_lm(spied.model, spied.renderer, batch=2)
+
+    expected = ask_everything(fresh())
+    assert expected[1][policy.TRUNCATED] > len(CUT)
+    drawn = expected[0][-4 * len(CUT) :]
+    assert drawn[: len(CUT)] != drawn[len(CUT) : 2 * len(CUT)]
+    chunks = Chunks(tmp_path, "key")
+    runs, done = 0, 0
+    while True:
+        lm, most = fresh(), done + 5
+
+        def limited(ask: Callable[..., Any], most: int = most) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal done
+                if done == most:
+                    raise KeyboardInterrupt
+                done += 1
+                return ask(*args, **kwargs)
+
+            return call
+
+        lm.run_answers, lm.run_likelihoods = limited(lm.run_answers), limited(lm.run_likelihoods)
+        keep_batches(lm, chunks)
+        try:
+            found = ask_everything(lm)
+        except KeyboardInterrupt:
+            runs += 1
+            continue
+        assert found == expected
+        break
+    n_batches = len(list((tmp_path / "key").iterdir()))
+    assert done == n_batches > 15  # each ran once
+    assert runs == (n_batches - 1) // 5
 
 
 def test_beginning_of_an_answer_follows_the_prompt_of_training() -> None:

@@ -36,7 +36,7 @@ def run(work: Callable[[Any, cli.Step], None], manifest: Path, spec: dict[str, A
     """Run a step and return its report; its manifest is written."""
     step = cli.Step(spec or {}, manifest)
     step.folder.mkdir(parents=True, exist_ok=True)
-    work(SimpleNamespace(**{"threads": 1, "reward": None} | flags), step)
+    work(SimpleNamespace(**{"threads": 1, "reward": None, "fetched": None} | flags), step)
     artifacts.write_json(manifest, {"inputs": step.inputs, "outputs": step.outputs, "report": step.report})
     return step.report
 
