@@ -127,6 +127,9 @@ def scorer_files(wildcards):
         "grade": ["selfcontrast/world/grader.py", "selfcontrast/world/language.py"],
         "reward": ["selfcontrast/reward_models.py"],
     }
+    # A reward is read behind what the template writes.
+    if template := cfg.scorers[wildcards.scorer].params.get("template"):
+        own[kind] += [plugin_file("templates", template), *RENDERER]
     return [
         plugin_file("scorers", kind),
         "selfcontrast/scoring.py",

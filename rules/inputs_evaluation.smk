@@ -23,7 +23,7 @@ def judged_answers(wildcards):
     return [
         f"<results>/{dataset}/{model}/arms/{arm}/s{seed}/{answered}/manifest.json"
         for dataset, arms in ARMS.items()
-        for model in cfg.models
+        for model in sweep.models_of(cfg, dataset)
         for arm in arms
         for seed in cfg.seeds
     ]
@@ -39,7 +39,7 @@ def judge_data(wildcards):
         return found + [
             f"<results>/{dataset}/{model}/prompts/manifest.json"
             for dataset in ARMS
-            for model in cfg.models
+            for model in sweep.models_of(cfg, dataset)
         ]
     questions = cfg.evaluation.questions[judge.questions]
     return found + [

@@ -5,6 +5,7 @@ rule train:
             *TRAINER,
             *JOINS,
             "selfcontrast/ragged.py",
+            "selfcontrast/records.py",  # the algebra of groups, on which every loss rests
             "selfcontrast/training/groups.py",
             "selfcontrast/training/preference.py",
             "selfcontrast/training/stored.py",

@@ -279,12 +279,14 @@ def _judge_spec(study: Study, key: str) -> Spec:
     """Return everything about a judge, endpoint and limits included: a rerun asks nothing that was asked before."""
     judge, e = study.evaluation.judges[key], study.evaluation
     asked = e.questions[judge.questions].model_dump() if judge.questions else None
+    models = {d: list(models_of(study, d)) for d in study.datasets}
+    all_alike = all(chosen == list(study.models) for chosen in models.values())
     return {
         "judge": judge.model_dump(),
         "questions": asked,
         "split": e.split,
         "datasets": {d: list(arms_of(study, d)) for d in study.datasets},
-        "models": list(study.models),
+        "models": list(study.models) if all_alike else models,
         "seeds": list(study.seeds),
         "baseline": baseline_id(study),
     }

@@ -51,7 +51,8 @@ def read_contests(root: Path, spec: Mapping[str, Any], *, compares: bool) -> Ite
     """
     read = _from_questions if spec["questions"] else _from_split
     for dataset, arms in spec["datasets"].items():
-        for model in spec["models"]:
+        models = spec["models"]
+        for model in models if isinstance(models, list) else models[dataset]:
             yield from read(Layout(root, dataset, model), arms, spec, compares)
 
 

@@ -67,6 +67,26 @@ def test_a_file_of_questions_with_another_type_ends_a_run_before_its_first_job(p
     assert not list((project.folder / "results").rglob("manifest.json"))
 
 
+def test_a_judge_reads_the_models_that_a_data_set_is_run_with_alone(project: Project) -> None:
+    """Two models, and a data set for one of them: no job makes the answers of the fourth pair, so none may be asked for."""
+    text = (project.folder / "config/smoke.yaml").read_text()
+    model = text[text.index("  pocket:\n") : text.index("pools:\n")]
+    project.edit("config/smoke.yaml", "pools:\n", f"{model.replace('  pocket:', '  other:').rstrip()}\n\npools:\n")
+    project.edit(
+        "config/smoke.yaml",
+        "    splits: {sft: 64, pool: 16, validation: 16, test: 24}\n",
+        "    splits: {sft: 64, pool: 16, validation: 16, test: 24}\n"
+        "  more:\n    adaptor: hh_rlhf\n    world: {dialogues: 120}\n    models: [other]\n"
+        "    splits: {sft: 64, pool: 16, validation: 16, test: 24}\n",
+    )
+    done = project.snakemake("-n", "--config", "study=smoke")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert set(re.findall(r"^sft +(\d+)$", done.stdout, re.M)) == {"3"}
+    judged = next(job for job in done.stdout.split("rule ") if job.startswith("judge:"))
+    assert "results/smoke/more/other/arms" in judged
+    assert "results/smoke/more/pocket" not in judged
+
+
 @pytest.mark.slow
 def test_judges_reach_the_tables_and_a_change_of_limits_asks_nothing(copy_of_finished: Project) -> None:
     project = copy_of_finished
