@@ -202,11 +202,11 @@ def policy_lm(model: PreTrainedModel, renderer: Renderer, *, batch: int) -> Any:
 
             The harness pads prompts on the left, which some models read as text: those answer one by one.
             """
-            size, self.batch_size_per_gpu = self.batch_size_per_gpu, 1 if is_alone else self.batch_size_per_gpu
+            self.batch_size_per_gpu = 1 if is_alone else batch
             try:
                 return super().generate_until(requests, **kwargs)
             finally:
-                self.batch_size_per_gpu = size
+                self.batch_size_per_gpu = batch
 
         def loglikelihood_rolling(self, requests: Any, **kwargs: Any) -> Any:
             """Return the log-likelihood of whole texts; BOS is what they follow, and no part of them."""
