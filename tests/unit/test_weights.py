@@ -16,6 +16,7 @@ from selfcontrast.errors import InputError
 from selfcontrast.records import Answer, PromptPool
 from selfcontrast.reward_models import load_reward_model, new_reward_model
 from selfcontrast.scorers import cosine
+from selfcontrast.weights import load_whole
 from selfcontrast.world.checkpoint import build_tokenizer
 
 if TYPE_CHECKING:
@@ -231,6 +232,33 @@ def test_layers_that_no_embedding_reads_may_be_there_or_not(tmp_path: Path) -> N
     whole = as_embedder(embedder(tmp_path / "whole"))
     assert as_embedder(change(embedder(tmp_path / "less"), without("pooler"))) == whole
     assert as_embedder(change(embedder(tmp_path / "more"), with_another("cls.predictions.bias"))) == whole
+
+
+MLM: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "modernbert": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
+    "albert": {},
+    "electra": {},
+    "mpnet": {},
+}
+
+
+@pytest.mark.parametrize("architecture", MLM)
+def test_layers_of_pre_training_are_no_part_of_an_encoder(architecture: str, tmp_path: Path) -> None:
+    """Each architecture has other names for them."""
+    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+
+    sizes = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model(architecture, **sizes, intermediate_size=32, **MLM[architecture])
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
+    model = load_whole(
+        lambda: AutoModel.from_pretrained(str(tmp_path)),
+        where=tmp_path,
+        remedy="",
+        may_lack=cosine.POOLER,
+        may_hold=cosine.HEADS,
+    )
+    assert not hasattr(model, "decoder")
 
 
 def test_a_module_of_an_embedding_model_without_its_weights_is_refused(tmp_path: Path) -> None:
