@@ -81,8 +81,8 @@ def check_files_of_models_and_judges():
     from selfcontrast.judging.question_checks import check_questions
 
     try:
-        check_checkpoints(cfg, ask_hub=True, fetched=Path(f"results/{cfg.name}"))
         check_architectures(cfg)
+        check_checkpoints(cfg, ask_hub=True, fetched=Path(f"results/{cfg.name}"))
         check_questions(cfg)
     except SelfContrastError as error:
         fail(error)

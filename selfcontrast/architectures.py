@@ -29,6 +29,19 @@ REFUSED = {
 }
 """Architectures (``model_type``) that transformers loads as causal language models and that cannot be served, and why."""
 
+TABLE = {
+    **dict.fromkeys(("codegen", "ctrl", "gpt2", "gpt_bigcode", "gptj", "openai-gpt"), "n_positions"),
+    **dict.fromkeys(
+        (
+            *("bart", "bigbird_pegasus", "biogpt", "blenderbot", "blenderbot-small", "git", "gpt_neo", "marian"),
+            *("mbart", "mvp", "opt", "pegasus", "plbart", "trocr"),
+        ),
+        "max_position_embeddings",
+    ),
+    "mpt": "max_seq_len",
+}
+"""Architectures with a table of positions, and the key of config.json that says how many there are."""
+
 
 def refusal(config: Config) -> str | None:
     """Return why a model with this configuration cannot be served, or None.
@@ -47,14 +60,15 @@ def refusal(config: Config) -> str | None:
 
 
 def longest_row(config: Config) -> int | None:
-    """Return the longest row, in tokens, in which a token's positions do not depend on other rows; None: no such limit.
+    """Return the longest row, in tokens, whose tokens have positions that do not depend on other rows; None: no such limit.
 
-    Beyond it LongRoPE and dynamic NTK scaling take other frequencies for all tokens of all rows that run together. A cache
-    then holds keys of the wrong frequencies, and a row's log-probability depends on its company.
+    A table of positions has an end. LongRoPE and dynamic NTK scaling take, beyond some length, other frequencies for all
+    tokens of all rows that run together: a cache then holds keys of the wrong frequencies, and a row's log-probability
+    depends on its company.
     """
     config = _text(config)
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    limits = []
+    limits = [_table(config)]
     for rope in (scaling, *(part for part in scaling.values() if isinstance(part, Mapping))):
         kind, most = rope.get("rope_type", rope.get("type")), config.get("max_position_embeddings")
         if kind in ("longrope", "su"):
@@ -100,9 +114,18 @@ def refuse(config: Config, *, where: str) -> None:
 
 def too_long(config: Config, length: int, *, where: str) -> InputError:
     """Return the error of a row that is longer than ``longest_row``."""
+    expected = f"at most {longest_row(config)} tokens for prompt and response ({_text(config).get('model_type')})"
+    if _table(_text(config)) is not None:
+        return InputError(
+            "the model has no positions for rows of this length",
+            expected=expected,
+            found=f"{length} tokens",
+            where=where,
+            remedy="lower `max_length` (and `max_new_tokens`), or take a model with a longer context",
+        )
     return InputError(
         "the model's rotary scaling gives other positions to rows of this length",
-        expected=f"at most {longest_row(config)} tokens for prompt and response ({_text(config).get('model_type')})",
+        expected=expected,
         found=f"{length} tokens",
         where=where,
         remedy="lower `max_length` (and `max_new_tokens`), or take a model whose scaling does not change with the length",
@@ -150,3 +173,8 @@ def _check_classifier(study: Study, config: Config, *, where: str) -> None:
 def _text(config: Config) -> Config:
     text: Config = config.get("text_config") or config
     return text
+
+
+def _table(config: Config) -> int | None:
+    length = config.get(TABLE.get(str(config.get("model_type")), ""))
+    return length if isinstance(length, int) else None

@@ -106,9 +106,8 @@ def turn_end_of(tokenizer: PreTrainedTokenizerBase, chat: str) -> TurnEnd:
 
     names = [token.content for token in tokenizer.added_tokens_decoder.values()]
     names += [tokenizer.eos_token] if tokenizer.eos_token else []
-    found = read_turn_end(
-        render, names, bos=None if tokenizer.bos_token == tokenizer.eos_token else tokenizer.bos_token
-    )
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    found = read_turn_end(render, names, bos=None if bos == eos else bos, eos=eos)
     if (stated := stated_end(chat)) is None:
         reason = ": ".join([found.unclear, *refused[:1]]) if found.unclear else ""
         return replace(found, unclear=reason)

@@ -225,7 +225,8 @@ class Renderer:
         if key not in self._shapes:
             marks = [f"6180339{i}" for i in range(len(roles))]  # digits, which no filter of a template changes
             text = self._render(roles, marks, training=training)
-            head = text[: min((text.index(m) for m in marks if m in text), default=len(text))]
+            asked = [m for m, role in zip(marks, roles, strict=True) if role == "user" and m in text]
+            head = text.partition(asked[0])[0] if asked else text  # BOS may stand behind a system turn
             bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token
             # Where one token serves as both, one that does not stand in front may end a turn.
             has_bos = bos is not None and (head.lstrip().startswith(bos) or (bos != eos and bos in head))

@@ -91,6 +91,7 @@ def _load_classifier(folder: Path, dtype: torch.dtype, code: bool) -> tuple[PreT
         ),
         where=folder,
         remedy=OTHER_LAYOUT,
+        may_hold=OUTPUT_LAYER,
     )
     if model.config.num_labels != 1:
         raise ValueError(f"the classifier has {model.config.num_labels} labels; a reward model has one")

@@ -33,7 +33,7 @@ class TurnEnd:
     unclear: str = ""
 
 
-def read_turn_end(render: Render, tokens: Sequence[str], *, bos: str | None) -> TurnEnd:
+def read_turn_end(render: Render, tokens: Sequence[str], *, bos: str | None, eos: str | None = None) -> TurnEnd:
     """Return the end of an assistant's turn.
 
     It is the first token behind the last answer. Where there is none, since some templates end a turn only if another
@@ -42,6 +42,7 @@ def read_turn_end(render: Render, tokens: Sequence[str], *, bos: str | None) -> 
     Args:
         tokens: names of the tokenizer's added tokens.
         bos: name of BOS, which ends no turn.
+        eos: name of EOS, which may end a turn although a dialogue begins with it: OLMo's does.
     """
     asked = [("user", _QUESTION), ("assistant", _ANSWER)]
     rendered = render(asked, False)
@@ -53,22 +54,26 @@ def read_turn_end(render: Render, tokens: Sequence[str], *, bos: str | None) -> 
     whole = rendered or followed or ""
     named = sorted({t for t in tokens if t.strip() and t != bos}, key=lambda t: (-len(t), t))
     start = whole.lstrip().removeprefix(bos or "").lstrip()
+    head, before_answer = whole.partition(_QUESTION)[0], whole.partition(_ANSWER)[0].rstrip()
 
     def first(text: str | None) -> tuple[str, str] | None:
         """Return the first token and the text before it, unless it is the one that begins the whole dialogue."""
         places = [(text.index(t), -len(t), t) for t in named if t in text] if text else []
-        if text is None or not places or start.startswith(min(places)[2]):
+        if text is None or not places:
             return None
-        return min(places)[2], text[: min(places)[0]]
+        place, _, token = min(places)
+        begins = (head.rstrip(), before_answer)
+        if start.startswith(token) and (token != eos or any(begin.endswith(text.strip()) for begin in begins)):
+            return None
+        return token, text[:place]
 
     if found := first(final):
         return TurnEnd(*found, final=final or "")
-    head = whole.partition(_QUESTION)[0]
     if (found := first(between)) and (
         found == first(prompted) if prompted not in (None, final) else not head.endswith(between or "")
     ):
         return TurnEnd(*found, final=final or "")
-    return _without_token(final, between, head=head, before_answer=whole.partition(_ANSWER)[0])
+    return _without_token(final, between, head=head, before_answer=before_answer)
 
 
 def _without_token(final: str | None, between: str | None, *, head: str, before_answer: str) -> TurnEnd:
@@ -77,7 +82,7 @@ def _without_token(final: str | None, between: str | None, *, head: str, before_
         return TurnEnd(unclear="it renders no dialogue with an answer in it")
     if final is not None:
         # What stands before every answer is the start of a further one: some templates always write it.
-        written = "" if before_answer.rstrip().endswith(final.strip()) else final.strip()
+        written = "" if before_answer.endswith(final.strip()) else final.strip()
     else:
         assert between is not None
         n_shared = next((n for n in range(len(between), -1, -1) if head.endswith(between[len(between) - n :])), 0)

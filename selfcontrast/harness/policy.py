@@ -137,7 +137,10 @@ def policy_lm(model: PreTrainedModel, renderer: Renderer, *, batch: int) -> Any:
     import torch
     from lm_eval.models.huggingface import HFLM
 
+    from selfcontrast.attention import why_no_shared_prompt
+
     stops = stop_ids(model, renderer)
+    is_alone = why_no_shared_prompt(model) is not None
 
     class PolicyLM(HFLM):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -145,7 +148,8 @@ def policy_lm(model: PreTrainedModel, renderer: Renderer, *, batch: int) -> Any:
             pad, rows = renderer.tokenizer.pad_token_id, model.get_input_embeddings().weight.shape[0]
             if pad is None or pad >= rows:  # the harness would add a token, for which the model has no row
                 renderer.tokenizer.pad_token_id = stops[0]
-            super().__init__(pretrained=model, tokenizer=renderer.tokenizer, batch_size=batch)
+            # Named, since the harness takes a decoder of an architecture that also has encoders for a pair of both.
+            super().__init__(pretrained=model, backend="causal", tokenizer=renderer.tokenizer, batch_size=batch)
 
         @property
         def eot_token_id(self) -> int:
@@ -194,8 +198,15 @@ def policy_lm(model: PreTrainedModel, renderer: Renderer, *, batch: int) -> Any:
             return self.run_answers(requests, **kwargs)
 
         def run_answers(self, requests: Any, **kwargs: Any) -> Any:
-            """Return the answers to requests that are counted already."""
-            return super().generate_until(requests, **kwargs)
+            """Return the answers to requests that are counted already.
+
+            The harness pads prompts on the left, which some models read as text: those answer one by one.
+            """
+            self.batch_size_per_gpu = 1 if is_alone else batch
+            try:
+                return super().generate_until(requests, **kwargs)
+            finally:
+                self.batch_size_per_gpu = batch
 
         def loglikelihood_rolling(self, requests: Any, **kwargs: Any) -> Any:
             """Return the log-likelihood of whole texts; BOS is what they follow, and no part of them."""

@@ -43,7 +43,10 @@ BLOCK_TEXTS = 16_384
 POOLER = r"^pooler\."
 """A layer over the first token that no embedding reads: many models were published without it."""
 
-HEADS = rf"^(cls|lm_head|vocab_\w+|generator_\w+|discriminator_\w+)\.|{POOLER}"
+HEADS = (
+    r"^(cls|head|lm_head|vocab_\w+|generator_\w+|discriminator_\w+|predictions|\w+_predictions|pred_layer|sop_classifier)\."
+    rf"|^decoder\.(weight|bias)$|{POOLER}"
+)
 """Layers over the encoder that it was pre-trained with, and that no embedding reads."""
 
 

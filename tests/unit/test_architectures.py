@@ -118,6 +118,11 @@ def test_config_that_is_no_json_is_told(tmp_path: Path) -> None:
         ({"rope_parameters": {"rope_type": "llama3", "original_max_position_embeddings": 8}}, None),
         ({"rope_parameters": {"rope_type": "yarn", "original_max_position_embeddings": 8}}, None),
         ({"rope_scaling": None, "max_position_embeddings": 8}, None),
+        ({"model_type": "llama", "max_position_embeddings": 8}, None),
+        ({"model_type": "gpt2", "n_positions": 1024, "n_ctx": 1024}, 1024),
+        ({"model_type": "opt", "max_position_embeddings": 2048}, 2048),
+        ({"model_type": "gpt_neox", "max_position_embeddings": 2048}, None),
+        ({"model_type": "gpt2"}, None),
         ({}, None),
     ],
 )
@@ -129,6 +134,12 @@ def test_context_beyond_the_scaling_is_refused_before_the_first_job(tmp_path: Pa
     config = {"model_type": "phi3", "rope_scaling": LONGROPE, "original_max_position_embeddings": 255}
     with pytest.raises(InputError, match=r"at most 255 tokens[\s\S]*256 tokens[\s\S]*models\.\w+\.max_length"):
         check_architectures(study_with(tmp_path / "own", config))
+
+
+def test_context_beyond_a_table_of_positions_is_refused_before_the_first_job(tmp_path: Path) -> None:
+    check_architectures(study_with(tmp_path / "own", {"model_type": "gpt2", "n_positions": 256}))
+    with pytest.raises(InputError, match=r"no positions[\s\S]*at most 255 tokens[\s\S]*256 tokens[\s\S]*max_length"):
+        check_architectures(study_with(tmp_path / "own", {"model_type": "gpt2", "n_positions": 255}))
 
 
 SIZES: dict[str, Any] = {

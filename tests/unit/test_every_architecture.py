@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from selfcontrast.architectures import REFUSED, refuse
+from selfcontrast.architectures import REFUSED, TABLE, longest_row, refuse
 from selfcontrast.attention import check_model, shortest_window, why_no_shared_prompt
 from selfcontrast.errors import InputError
 from selfcontrast.generation import HuggingFaceSampler, sample_batch
@@ -143,6 +143,19 @@ def test_gradients_of_training_are_those_of_a_plain_forward_pass(
         sharing = supported_sharing(model, wanted, longest_row=LONGEST_ROW)  # type: ignore[arg-type]
         (token_logps(model, PROMPTS, RESPONSES, sharing=sharing).values * weights).sum().backward()
         assert difference(gradients(model), expected) < 1e-4, wanted  # float32
+
+
+@pytest.mark.parametrize("architecture", TABLE)
+@torch.no_grad()
+def test_a_table_of_positions_ends_where_its_configuration_says(architecture: str) -> None:
+    config = small_config(architecture)
+    setattr(config.get_text_config(), TABLE[architecture], 16)
+    model = small_model(config)
+    row = torch.ones((1, 17), dtype=torch.long)
+    model(input_ids=row[:, :16], use_cache=False)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=row, use_cache=False)
+    assert longest_row(model.config.to_dict()) == 16
 
 
 def test_prompts_are_not_shared_by_a_model_with_code_of_its_own() -> None:

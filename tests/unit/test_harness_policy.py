@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from every_architecture import small_config, small_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from tokenizers.decoders import ByteLevel
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -355,6 +356,26 @@ def test_answer_ends_at_the_first_stop_id_and_does_not_show_it(monkeypatch: pyte
     decode = cut.renderer.tokenizer.decode
     assert free.lm.generate_until([asked], disable_tqdm=True) == [decode(ids)]
     assert cut.lm.generate_until([asked], disable_tqdm=True) == [decode(ids[:place])]
+
+
+@pytest.mark.parametrize("architecture", ["rwkv", "bart", "git", "bloom", "llama"])
+def test_an_answer_does_not_depend_on_the_prompts_beside_it(architecture: str) -> None:
+    """The harness pads on the left, which RWKV and decoders that count positions themselves read as text."""
+    tokenizer = build_tokenizer()
+    renderer = Renderer(tokenizer, "tokenizer")
+    config = small_config(architecture)
+    config.get_text_config().vocab_size = len(tokenizer)
+    model = small_model(config)
+    reset_generation(model, [renderer.end_id])
+    asked = [
+        instance("generate_until", text, {"until": [], "max_gen_toks": 8}) for text in ("golf", "Tom lives in Rome")
+    ]
+    lm = policy_lm(model, renderer, batch=2)
+    prompts = [lm.tok_encode(text) for text in ("golf", "Tom lives in Rome")]
+    assert len(prompts[0]) < len(prompts[1]) < 10
+    rows = [greedy(model, prompt)[len(prompt) :] for prompt in prompts]
+    assert lm.generate_until(asked, disable_tqdm=True) == [lm.tok_decode(row) for row in rows]
+    assert lm.batch_size == 2
 
 
 # What a checkpoint wants

@@ -395,6 +395,16 @@ def test_code_that_is_trusted_must_be_there(folder: Path) -> None:
     check_checkpoint(folder, Needs(code=True))
 
 
+def test_code_of_a_tokenizer_may_be_named_twice_or_once(folder: Path) -> None:
+    places = {"AutoConfig": "own.Config", "AutoTokenizer": ["own_tokenizer.Slow", None]}
+    edit_json("config.json", auto_map=places)(folder)
+    (folder / "own.py").write_text("")
+    with pytest.raises(InputError, match=r"found: no own_tokenizer\.py\n"):
+        check_checkpoint(folder, Needs(code=True))
+    (folder / "own_tokenizer.py").write_text("")
+    check_checkpoint(folder, Needs(code=True))
+
+
 def test_files_that_may_not_be_read_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As root, nothing is forbidden: so the refusal is made up."""
     opened = Path.open

@@ -269,6 +269,17 @@ def test_a_bos_for_each_turn_stays() -> None:
     assert renderer.prompt_ids(prompt) == [256, 97, 98, 257, 256, 99, *b"<s>"]
 
 
+def test_bos_may_stand_behind_a_system_turn() -> None:
+    """As `apply_chat_template` has it: a second one in front would be read by training alone."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + m['content'] }}{% else %}{{ m['content'] }}"
+        "{% endif %}{% endfor %}"
+    )
+    prompt = [Message("system", "Sys."), Message("user", "Hi")]
+    assert Renderer(tokenizer, "tokenizer").prompt_ids(prompt) == [*b"Sys.", 256, *b"Hi"]
+
+
 def test_one_token_as_bos_and_eos_ends_turns_and_still_stands_in_front() -> None:
     tokenizer = byte_tokenizer(bos_token="</s>")
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + eos_token }}{% endfor %}"

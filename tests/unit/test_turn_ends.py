@@ -216,6 +216,47 @@ def test_an_added_token_that_is_not_special_becomes_so() -> None:
     assert renderer.response_text([*b"Yes.", 259]) == "Yes."
 
 
+# One token as BOS and EOS, as OLMo, Pythia and GPT-2 have it
+
+OLMO = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|user|>\n' + m['content'] + '\n' }}{% else %}"
+    "{{ '<|assistant|>\n' + m['content'] + eos_token + ('' if loop.last else '\n') }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+BEFORE_EACH = "{% for m in messages %}{{ bos_token + m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+ONE_TOKEN = {
+    # name: template, BOS; EOS is `<|end|>`
+    "OLMo-2 writes it in front as BOS": ("{{ bos_token }}" + OLMO, "<|end|>"),
+    "the first OLMo has no BOS and writes EOS in front": ("{{ eos_token }}" + OLMO, None),
+    "it is in front, and an answer ends with it only if another turn follows": (
+        "{{ bos_token }}" + OLMO.replace("eos_token + (", "('' if loop.last else eos_token) + ("),
+        "<|end|>",
+    ),
+    "a dialogue that ends with an answer is refused": (
+        "{{ bos_token }}{% if messages[-1]['role'] == 'assistant' %}{{ raise_exception('no') }}{% endif %}" + OLMO,
+        "<|end|>",
+    ),
+    "it stands before each turn": (BEFORE_EACH, "<|end|>"),
+    "it stands before each turn, and the answer's is always written": (
+        BEFORE_EACH + "{{ bos_token + 'assistant: ' }}",
+        "<|end|>",
+    ),
+    "it stands in front and behind all texts": (
+        "{{ bos_token }}{% for m in messages %}{{ m['content'] + eos_token }}{% endfor %}",
+        "<|end|>",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ONE_TOKEN)
+def test_eos_may_stand_in_front_of_a_dialogue_too(name: str) -> None:
+    chat, bos = ONE_TOKEN[name]
+    renderer = renderer_of_base(with_template(chat, bos_token=bos, eos_token="<|end|>"), "tokenizer")
+    assert renderer.response_ids("Yes.") == [*b"Yes.", 256]
+    ids = renderer.prompt_ids(ASKED)
+    assert (ids[0], ids[1] == 256) == (256, False)
+
+
 # What cannot be told
 
 UNCLEAR = {

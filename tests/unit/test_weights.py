@@ -16,6 +16,7 @@ from selfcontrast.errors import InputError
 from selfcontrast.records import Answer, PromptPool
 from selfcontrast.reward_models import load_reward_model, new_reward_model
 from selfcontrast.scorers import cosine
+from selfcontrast.weights import load_whole
 from selfcontrast.world.checkpoint import build_tokenizer
 
 if TYPE_CHECKING:
@@ -121,6 +122,12 @@ def test_a_reward_model_without_its_head_is_refused(llama: Llama, tmp_path: Path
         as_reward_model(tmp_path)
 
 
+def test_the_output_layer_of_its_language_model_may_stay_in_a_reward_model(llama: Llama, tmp_path: Path) -> None:
+    """Software that replaces the head of a language model may write both."""
+    classifier(llama).save_pretrained(tmp_path)
+    as_reward_model(change(tmp_path, with_another("lm_head.weight")))
+
+
 def test_a_configuration_with_fewer_labels_does_not_cut_the_head(llama: Llama, tmp_path: Path) -> None:
     classifier(llama, num_labels=2).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -133,7 +140,7 @@ def test_a_configuration_with_fewer_labels_does_not_cut_the_head(llama: Llama, t
 def test_a_language_model_is_no_reward_model_nor_the_other_way_round(llama: Llama, tmp_path: Path) -> None:
     """With tied embeddings a classifier lacks nothing that a language model has: only what it has besides tells."""
     llama(tie_word_embeddings=False).float().save_pretrained(tmp_path / "lm")
-    with pytest.raises(InputError, match=r"1 missing \(score\.weight\); 1 not expected \(lm_head\.weight\)"):
+    with pytest.raises(InputError, match=r"found: 1 missing \(score\.weight\)\n"):
         as_reward_model(tmp_path / "lm")
     classifier(llama, tie_word_embeddings=True).save_pretrained(tmp_path / "rm")
     with pytest.raises(InputError, match=r"found: 1 not expected \(score\.weight\)\n"):
@@ -225,6 +232,33 @@ def test_layers_that_no_embedding_reads_may_be_there_or_not(tmp_path: Path) -> N
     whole = as_embedder(embedder(tmp_path / "whole"))
     assert as_embedder(change(embedder(tmp_path / "less"), without("pooler"))) == whole
     assert as_embedder(change(embedder(tmp_path / "more"), with_another("cls.predictions.bias"))) == whole
+
+
+MLM: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "modernbert": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
+    "albert": {},
+    "electra": {},
+    "mpnet": {},
+}
+
+
+@pytest.mark.parametrize("architecture", MLM)
+def test_layers_of_pre_training_are_no_part_of_an_encoder(architecture: str, tmp_path: Path) -> None:
+    """Each architecture has other names for them."""
+    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+
+    sizes = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model(architecture, **sizes, intermediate_size=32, **MLM[architecture])
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
+    model = load_whole(
+        lambda: AutoModel.from_pretrained(str(tmp_path)),
+        where=tmp_path,
+        remedy="",
+        may_lack=cosine.POOLER,
+        may_hold=cosine.HEADS,
+    )
+    assert not hasattr(model, "decoder")
 
 
 def test_a_module_of_an_embedding_model_without_its_weights_is_refused(tmp_path: Path) -> None:
