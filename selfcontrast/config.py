@@ -39,7 +39,14 @@ def load_study(study: str) -> Study:
     path = find_study(study)
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            "the study file is not text in UTF-8",
+            found=str(error),
+            where=str(path),
+            remedy="convert it, for example `iconv -f UTF-16 -t UTF-8 OLD > NEW`, or with -f LATIN1 where it was saved so",
+        ) from None
+    except yaml.YAMLError as error:
         raise ConfigError(
             "the study file is not valid YAML", found=" ".join(str(error).split()), where=str(path)
         ) from None

@@ -20,7 +20,7 @@ _COMMAND = re.compile(
 )
 _BLOCK = re.compile(r"^Error in rule \w+:\n(?:    .*\n)*?    log: (\S+\.log)\b", re.M)
 _COUNT = re.compile(r"^(\d+) of (\d+) steps \([\d.]+%\) done$", re.M)
-_MESSAGE = re.compile(r"^(?:ConfigError|InputError|StepError): ", re.M)
+_MESSAGE = re.compile(r"^(?:ConfigError|InputError|NotFiniteError|StepError): ", re.M)
 _SUCCESS = re.compile(r"^\d\d:\d\d:\d\d done in .*\n?\Z", re.M)
 _TRACEBACK = "Traceback (most recent call last):\n"
 

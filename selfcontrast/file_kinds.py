@@ -32,6 +32,12 @@ _BY_FIRST_BYTES = (
     (b"PK\x03\x04", Kind("a zip archive (a spreadsheet is one too)", "unpack it, or export its records as JSON lines")),
     (b"ARROW1", Kind("an Arrow file", _EXPORT)),
     (b"\xff\xff\xff\xff", Kind("an Arrow stream", _EXPORT)),
+    (b"\x93NUMPY", Kind("an array of NumPy", _EXPORT)),
+    (b"\x89HDF", Kind("an HDF5 file", _EXPORT)),
+    (b"Obj\x01", Kind("an Avro file", _EXPORT)),
+    (b"ORC", Kind("an ORC file", _EXPORT)),
+    (b"FEA1", Kind("a Feather file", _EXPORT)),
+    (b"%PDF-", Kind("a PDF file", _EXPORT)),
     (b"SQLite format 3\x00", Kind("an SQLite database", _EXPORT)),
     (b"\xff\xfe\x00\x00", Kind("text in UTF-32, and not in UTF-8", _UTF_8.replace("UTF-16", "UTF-32"))),
     (b"\xff\xfe", Kind("text in UTF-16, and not in UTF-8", _UTF_8)),
@@ -79,7 +85,12 @@ def other_layout(first_line: bytes) -> Kind | None:
             "JSON with records over several lines, and not JSON lines",
             "write one record a line, for example `jq -c . OLD > NEW`",
         )
+    if text[:5].lower() == b"<?xml":
+        return Kind("XML, and not JSON", _EXPORT)
+    # Names of columns have no braces, and a sentence is no row of them: what is neither is only known to be no JSON.
+    if b"{" in text or text[:2] == b"- " or b". " in text or text.rstrip().endswith((b".", b"!", b"?")):
+        return None
     for mark, name in ((b"\t", "tab"), (b",", "comma"), (b";", "semicolon")):
-        if mark in text and text[:1] != b"{":
+        if mark in text:
             return Kind(f"no JSON; it looks like a table of {name}-separated values", _EXPORT)
     return None

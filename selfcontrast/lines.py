@@ -10,6 +10,7 @@ from typing import IO, Any, NoReturn, cast
 
 from selfcontrast import file_kinds, strict_json
 from selfcontrast.errors import InputError
+from selfcontrast.fields import kind_of
 
 FIX = "fix or remove the row"
 
@@ -65,7 +66,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(record, dict):
             raise InputError(
                 "a record is not a JSON object",
-                found=type(record).__name__,
+                found=kind_of(record),
                 where=f"{path}, row {row}",
                 remedy=FIX,
             )
@@ -85,6 +86,10 @@ def read_lines_or_array(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         content = stream.read()
     try:
         records = strict_json.loads(content.removeprefix(_BYTE_ORDER_MARK))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "a file is not text in UTF-8", found=str(error), where=str(path), remedy="convert the file to UTF-8"
+        ) from None
     except ValueError as error:
         what = "gives a key twice" if isinstance(error, strict_json.DuplicateKeyError) else "is not valid JSON"
         raise InputError(f"a file {what}", found=str(error), where=str(path), remedy="fix the file") from None
@@ -92,7 +97,7 @@ def read_lines_or_array(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(record, dict):
             raise InputError(
                 "an entry of a JSON array is not an object",
-                found=type(record).__name__,
+                found=kind_of(record),
                 where=f"{path}, entry {i}",
                 remedy="fix or remove the entry",
             )

@@ -1,7 +1,8 @@
-"""When a text counts as empty."""
+"""When a text counts as empty, and which characters no text may have."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
@@ -19,7 +20,16 @@ _FILLERS = frozenset(
 )
 """Characters of other categories that show nothing: default ignorable code points, and the blank Braille pattern."""
 
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+
 
 def is_blank(text: str) -> bool:
     """Return whether a text shows nothing: it has no character, or only spaces and invisible ones such as U+200B."""
     return all(c in _FILLERS or unicodedata.category(c) in _INVISIBLE for c in text)
+
+
+def fault_of(text: str) -> str:
+    """Return why a text cannot be used whatever it says: no tokenizer or file takes half a character; empty if it can."""
+    if "\0" in text:
+        return "a text has a NUL character"
+    return "a text has half a surrogate pair" if _HALF_PAIR.search(text) else ""

@@ -12,13 +12,12 @@ from selfcontrast.errors import InputError
 from selfcontrast.fields import MisfitError, field
 from selfcontrast.lines import read_values
 from selfcontrast.records import BadRecord, Dialogue, Message
-from selfcontrast.texts import is_blank
+from selfcontrast.texts import fault_of, is_blank
 
 Convert = Callable[[Any, int], Dialogue | BadRecord]
 """Turns a record and its row into a dialogue, or the reason why there is none; raises ``MisfitError`` for another layout."""
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _ROLE = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -152,10 +151,8 @@ def check_dialogue(
     turns = [m for i, m in enumerate(prompt) if not (i == 0 and m.role == "system")]
     texts = [m.content for m in prompt] + [target, *rejected]
     roles = [m.role for m in turns]
-    if any("\0" in text for text in texts):
-        return BadRecord("a text has a NUL character", row)
-    if any(_HALF_PAIR.search(text) for text in texts):
-        return BadRecord("a text has half a surrogate pair", row)
+    if faults := list(filter(None, map(fault_of, texts))):
+        return BadRecord(faults[0], row)
     if not turns or roles[-1] != "user":
         return BadRecord("the prompt does not end with a user turn", row)
     if any(a == b for a, b in zip(roles, roles[1:], strict=False)):

@@ -218,7 +218,8 @@ def _first_logprobs(logprobs: Any) -> dict[str, float] | None:
     content = (logprobs or {}).get("content")
     if not content or not content[0].get("top_logprobs"):
         return None
-    found = {t["token"]: t["logprob"] for t in content[0]["top_logprobs"]}
-    if not all(isinstance(k, str) and isinstance(v, int | float) and v == v and v <= 1e-3 for k, v in found.items()):
+    given = [(t["token"], t["logprob"]) for t in content[0]["top_logprobs"]]
+    if not all(isinstance(k, str) and isinstance(v, int | float) and v == v and v <= 1e-3 for k, v in given):
         raise ReplyError("a log-probability is no number below 0")
-    return found
+    # Several tokens may have one spelling: the likeliest of them counts, not the last.
+    return dict(sorted(given, key=lambda pair: pair[1]))

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from selfcontrast import fields
 from selfcontrast.errors import InputError
-from selfcontrast.fields import MisfitError, field, text, texts
+from selfcontrast.fields import MisfitError, field
 from selfcontrast.lines import read_lines_or_array
-from selfcontrast.texts import is_blank
+from selfcontrast.texts import fault_of, is_blank
 
 TEMPERATURES = {
     "writing": 0.7,
@@ -67,36 +68,50 @@ def read_questions(path: Path, layout: str) -> list[Question]:
 
 
 def _mt_bench_question(record: Any) -> Question:
-    turns = tuple(texts(record, "turns"))
+    turns = tuple(_texts(record, "turns"))
     if not turns:
         raise MisfitError("`turns` has no turn")
     if any(map(is_blank, turns)):
         raise MisfitError("a turn is empty")
-    references = tuple(texts(record, "reference")) if _is_there(record, "reference") else ()
+    references = tuple(_texts(record, "reference")) if _is_there(record, "reference") else ()
     if references and len(references) != len(turns):
         raise MisfitError(
             "`reference` does not have one text for each turn", f"{len(references)} for {len(turns)} turns"
         )
-    category = text(record, "category")
+    category = _text(record, "category")
     temperature = TEMPERATURES.get(category, DEFAULT_TEMPERATURE["mt_bench"])
     return Question(_id(record, "question_id"), turns, category, temperature, references)
 
 
 def _arena_question(record: Any) -> Question:
     prompt, names = _asked(record, "prompt"), ("subcategory", "category")
-    given = [text(record, name) for name in names if _is_there(record, name)]
+    given = [_text(record, name) for name in names if _is_there(record, name)]
     category = next(filter(None, given), "")
     return Question(_id(record, "uid"), (prompt,), category, DEFAULT_TEMPERATURE["arena_hard"])
 
 
 def _alpaca_question(record: Any) -> Question:
     instruction = _asked(record, "instruction")
-    source = text(record, "dataset") if _is_there(record, "dataset") else ""
+    source = _text(record, "dataset") if _is_there(record, "dataset") else ""
     return Question(instruction, (instruction,), temperature=DEFAULT_TEMPERATURE["alpaca_eval"], source=source)
 
 
+def _text(record: Any, key: str) -> str:
+    return _sound(fields.text(record, key))
+
+
+def _texts(record: Any, key: str) -> list[str]:
+    return [_sound(text) for text in fields.texts(record, key)]
+
+
+def _sound(text: str) -> str:
+    if fault := fault_of(text):
+        raise MisfitError(fault, repr(text)[:80])
+    return text
+
+
 def _asked(record: Any, key: str) -> str:
-    asked = text(record, key)
+    asked = _text(record, key)
     if is_blank(asked):
         raise MisfitError(f"`{key}` is empty")
     return asked
@@ -186,7 +201,7 @@ def _mt_bench_answer(record: Any) -> tuple[str, tuple[str, ...]]:
     choices = field(record, "choices", list)
     if not choices:
         raise MisfitError("`choices` has no choice")
-    return _id(record, "question_id"), tuple(texts(choices[0], "turns"))
+    return _id(record, "question_id"), tuple(_texts(choices[0], "turns"))
 
 
 def _arena_answer(record: Any) -> tuple[str, tuple[str, ...]]:
@@ -194,11 +209,13 @@ def _arena_answer(record: Any) -> tuple[str, tuple[str, ...]]:
     if not messages:
         raise MisfitError("`messages` has no message")
     content = field(messages[-1], "content", str, dict)
-    return _id(record, "uid"), (text(content, "answer") if isinstance(content, dict) else content,)
+    if (role := messages[-1].get("role", "assistant")) != "assistant":
+        raise MisfitError("the last of the `messages` is no answer", f"the role {role!r}"[:80])
+    return _id(record, "uid"), (_text(content, "answer") if isinstance(content, dict) else _sound(content),)
 
 
 def _alpaca_answer(record: Any) -> tuple[str, tuple[str, ...]]:
-    return _asked(record, "instruction"), (text(record, "output"),)
+    return _asked(record, "instruction"), (_text(record, "output"),)
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

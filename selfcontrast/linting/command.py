@@ -71,6 +71,8 @@ def lint(args: argparse.Namespace, results: Path, say: Say = print) -> int:
     from selfcontrast.linting.across import HeldOut
     from selfcontrast.linting.reading import benchmark_items
 
+    if args.max_length is not None and args.max_length < 1:
+        raise InputError("--max-length is a number of tokens", expected="1 or more", found=str(args.max_length))
     is_study_file = args.what.endswith((".yaml", ".yml"))
     is_study = is_study_file or not Path(args.what).exists()
     if is_study and not is_study_file and ("/" in args.what or Path(args.what).suffix):

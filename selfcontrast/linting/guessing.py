@@ -116,14 +116,13 @@ def best_of(guess: Guess, where: str) -> Fit:
     best, *others = guess.fits
     names = ", ".join(sorted(fit.name for fit in guess.fits))
     if not best.of_layout:
-        nearest = max(guess.fits, key=lambda f: (not f.misfit[0].endswith("missing"), f.name == ANY))
-        reason, n = nearest.misfit
+        reasons = "; ".join(f"`{f.name}`: {f.misfit[0]} in {f.misfit[1]}" for f in sorted(guess.fits, key=_is_own))
         raise InputError(
             "no adaptor fits the records",
-            found=f"the nearest is `{nearest.name}`: {reason} in {n} of {nearest.records} records; "
-            f"the first record is {guess.first}",
+            found=f"the first record is {guess.first}; of {best.records} records {reasons}",
             where=where,
-            remedy=f"change the records to the layout of an adaptor, or name one with --adaptor: {names}",
+            remedy="write the records in the layout of an adaptor; that of `jsonl` is for any data: "
+            '{"prompt": "...", "response": "...", "rejected": "..."}, the last only where there is one',
         )
     equal = [fit.name for fit in others if _merit(fit) == _merit(best) and fit.name != ANY]
     if equal:
@@ -157,6 +156,11 @@ def spread(items: Iterable[T], most: int) -> tuple[list[T], int]:
         if len(kept) > most:
             kept, step = kept[::2], 2 * step
     return kept, n
+
+
+def _is_own(fit: Fit) -> tuple[bool, str]:
+    """Sort the adaptor for anybody's data first: the one whose layout is easiest to write."""
+    return fit.name != ANY, fit.name
 
 
 def _merit(fit: Fit) -> tuple[int, int, int]:

@@ -67,7 +67,8 @@ def check_needs(needs: Mapping[str, Need], counts: Counter[int], *, where: str, 
     if not unmet:
         return
     asked = "; ".join(
-        f"{user}: {need.prompts} or more {of} with {need.answers} or more" for user, need in unmet.items()
+        f"{user}: {need.prompts} or more {of} with {need.answers} or more rejected answers"
+        for user, need in unmet.items()
     )
     given = ", ".join(f"{counts[number]} {of} with {number}" for number in sorted(counts))
     raise InputError(

@@ -471,8 +471,11 @@ def test_file_that_is_not_plain_yaml_is_refused(tmp_path: Path, text: str) -> No
 
 def test_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "example.yaml"
-    path.write_bytes(TEXT.replace("for tests", "f\xfcr Tests").encode("latin-1"))
-    assert "the study file is not valid YAML" in message(lambda: load_study(str(path)))
+    for encoding in ("latin-1", "utf-16"):  # as editors and shells of Windows write
+        path.write_bytes(TEXT.replace("for tests", "f\xfcr Tests").encode(encoding))
+        found = message(lambda: load_study(str(path)))
+        assert "the study file is not text in UTF-8" in found
+        assert "what to do: convert it" in found
 
 
 @pytest.mark.parametrize(("text", "kind"), [("", "NoneType"), ("- a", "list"), ("seed", "str")])

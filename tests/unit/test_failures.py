@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 
+import selfcontrast
 from selfcontrast.failures import HEAD, MOST_LINES, RESUME, failed_logs, message_of, summary
 
 
@@ -37,6 +41,24 @@ TRACEBACK = "Traceback (most recent call last):\n  File \"x.py\", line 1, in <mo
 )
 def test_message_is_the_steps_own_or_the_end_of_its_log(text: str, message: str) -> None:
     assert message_of(text) == message
+
+
+def test_a_message_of_every_kind_of_error_is_shown_from_its_first_line() -> None:
+    """That of a training that diverged lost its first line: its kind was not known here."""
+    kinds, known = {"SelfContrastError"}, set[str]()
+    classes = [
+        node
+        for path in Path(selfcontrast.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+    while kinds != known:
+        known = set(kinds)
+        kinds |= {c.name for c in classes if known & {b.id for b in c.bases if isinstance(b, ast.Name)}}
+    assert {"InputError", "NotFiniteError"} < kinds
+    for kind in kinds - {"SelfContrastError"}:
+        message = f"{kind}: a number\n  found: nan\n  where: model\n  what to do: lower it"
+        assert message_of(f"10:00:00 x, spec abc\n{message}\n") == message
 
 
 def test_failed_jobs_are_found_once_whatever_was_printed_of_them() -> None:

@@ -252,6 +252,10 @@ def write_rows(path: Path, rows: list[Any], *, array: bool) -> Path:
         ("alpaca_eval", ALPACA, {"instruction": PARTS}, "`instruction` is not a text"),
         ("alpaca_eval", ALPACA, {"instruction": "\ufeff"}, "`instruction` is empty"),
         ("alpaca_eval", ALPACA, {"dataset": 3}, "`dataset` is not a text"),
+        ("mt_bench", MT, {"turns": ["a", "b\ud83d"]}, "a text has half a surrogate pair"),
+        ("mt_bench", MT, {"reference": ["a", "b\0"]}, "a text has a NUL character"),
+        ("arena_hard", ARENA, {"prompt": "a\udc00"}, "a text has half a surrogate pair"),
+        ("alpaca_eval", ALPACA, {"instruction": "a\0"}, "a text has a NUL character"),
     ],
 )
 def test_a_question_with_a_field_of_another_type_is_named(
@@ -281,7 +285,20 @@ def test_a_question_with_a_field_of_another_type_is_named(
         ("arena_hard", ARENA_ANSWER, {"messages": [{"content": None}]}, "`content` is missing"),
         ("arena_hard", ARENA_ANSWER, {"messages": [{"content": PARTS}]}, "`content` is not a text or an object"),
         ("arena_hard", ARENA_ANSWER, {"messages": [{"content": {"answer": None}}]}, "`answer` is missing"),
+        (
+            "arena_hard",
+            ARENA_ANSWER,
+            {"messages": ARENA_ANSWER["messages"][:1]},
+            "the last of the `messages` is no answer",
+        ),
+        (
+            "arena_hard",
+            ARENA_ANSWER,
+            {"messages": [{"content": {"answer": "\ud83d"}}]},
+            "a text has half a surrogate pair",
+        ),
         ("alpaca_eval", ALPACA_ANSWER, {"output": None}, "`output` is missing"),
+        ("alpaca_eval", ALPACA_ANSWER, {"output": "\ud83d"}, "a text has half a surrogate pair"),
         ("alpaca_eval", ALPACA_ANSWER, {"output": PARTS}, "`output` is not a text"),
         ("alpaca_eval", ALPACA_ANSWER, {"output": 7}, "`output` is not a text"),
     ],

@@ -267,6 +267,14 @@ def test_log_probabilities_of_the_first_token_count_though_one_token_is_a_cut(tm
     assert asked.is_paid_once
 
 
+def test_of_two_first_tokens_of_one_spelling_the_likelier_counts() -> None:
+    """The last one did: a rare token that is spelled `m` too took the verdict from the likely one."""
+    pairs = ("m", math.log(0.8)), ("M", math.log(0.1)), ("m", math.log(0.001))
+    for order in (pairs, pairs[::-1]):
+        found = read_reply(completion("m", logprobs=top(*order))).first_logprobs
+        assert found == {"m": math.log(0.8), "M": math.log(0.1)}
+
+
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [

@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import random
+import re
 import unicodedata
 from pathlib import Path
 
@@ -209,6 +210,8 @@ def parquet_bytes(folder: Path) -> bytes:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
         (b"<!DOCTYPE html>\n<html>", "a web page"),
         (b"SQLite format 3\0\1\2", "an SQLite database"),
+        (b"<?xml version='1.0'?>\n<a b='1,2'/>\n", "XML, and not JSON"),
+        (b"%PDF-1.7\n%\xe2\xe3", "a PDF file"),
         (b"\x80\x04\x95\0\0\0\0", "binary"),
         (b"\4\0\0\0\0\0\x20\x41\1\0\0\0a\0\0\0\0\1\0\0\0b", "binary"),
     ],
@@ -221,6 +224,38 @@ def test_a_file_of_another_kind_is_called_by_its_name(tmp_path: Path, content: b
     assert f"a file of records is {sentence}" in str(caught.value)
     assert "cut off" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "".join(f"\x1e{json.dumps({'prompt': 'a, b', 'response': 'c'})}\n" for _ in range(2)),  # RFC 7464
+        "Access to this data set is restricted, you must log in.\n",
+        "- prompt: a, b\n  response: c\n",
+        "data = {'prompt': 'a', 'response': 'b'}\n",
+    ],
+)
+def test_a_text_with_commas_is_not_called_a_table(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "records"
+    path.write_text(content)
+    with pytest.raises(InputError, match="a record is not valid JSON") as caught:
+        list(jsonl.read(path))
+    assert "table" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('[{"instruction": "caf\xe9"}]', "a file is not text in UTF-8"),
+        ("[null]", "an entry of a JSON array is not an object\n  found: null"),
+        ("7", "a record is not a JSON object\n  found: a number"),
+    ],
+)
+def test_what_is_wrong_with_a_file_of_questions_is_said_in_words(tmp_path: Path, content: str, sentence: str) -> None:
+    path = tmp_path / "questions.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        read_questions(path, "alpaca_eval")
 
 
 def test_gzipped_parquet_is_told_from_text(tmp_path: Path) -> None:

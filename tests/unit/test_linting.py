@@ -357,13 +357,27 @@ def test_lint_with_the_wrong_adaptor_says_which_one_fits(tmp_path: Path, capsys:
     assert "`messages` is missing in 4 of 4 records" in err
 
 
+@pytest.mark.parametrize("length", ["0", "-1"])
+def test_a_length_of_no_tokens_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], length: str) -> None:
+    """0 was taken for no length at all."""
+    assert lint(str(write_jsonl(tmp_path / "own", [GOOD])), "--max-length", length) == 2
+    assert "--max-length is a number of tokens" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        ([{"question": "?"}], "the nearest is `jsonl`: `prompt` and `messages` are missing in 1 of 1 records"),
-        ([{"prompt": "a", "response": 7}] * 3, "the nearest is `jsonl`: `response` is not a text in 3 of 3 records"),
-        ([{"prompt": "a", "response": None}], "the nearest is `jsonl`: `response` is missing in 1 of 1 records"),
-        ([7, 8], "the nearest is `jsonl`: the record is not a JSON object in 2 of 2 records"),
+        (
+            [{"question": "?"}],
+            "of 1 records `jsonl`: `prompt` and `messages` are missing in 1; `hh_rlhf`: `chosen` is missing in 1;",
+        ),
+        ([{"prompt": "a", "response": 7}] * 3, "of 3 records `jsonl`: `response` is not a text in 3;"),
+        ([{"prompt": "a", "response": None}], "of 1 records `jsonl`: `response` is missing in 1;"),
+        ([7, 8], "of 2 records `jsonl`: the record is not a JSON object in 2;"),
+        (
+            [{"chosen": [], "rejected": []}],  # as TRL's sets without scores are: `hh_rlhf` was called the nearest
+            "`ultrafeedback`: `score_chosen` is missing in 1",
+        ),
     ],
 )
 def test_records_that_fit_no_adaptor_are_told_why(
@@ -373,7 +387,7 @@ def test_records_that_fit_no_adaptor_are_told_why(
     message = capsys.readouterr().err
     assert "no adaptor fits the records" in message
     assert sentence in message
-    assert "--adaptor: hh_rlhf, jsonl" in message
+    assert 'that of `jsonl` is for any data: {"prompt": "...", "response": "..."' in message
 
 
 @pytest.mark.parametrize(
