@@ -28,8 +28,11 @@ WEIGHTS = (".safetensors", *PICKLED)
 CHECKPOINT = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.spm", "*.codes")
 """Files of a checkpoint that loading it may read: configuration, weights, tokenizer and templates."""
 
-DUPLICATES = ("consolidated*", "model.*.safetensors")
-"""Weights that a repository holds once more: in Mistral's or Meta's own layout, or in another type (fp16)."""
+DUPLICATES = ("consolidated*", "model.[!s]*.safetensors", "model-?????-of-?????.*.safetensors")
+"""Weights that a repository holds once more: in Mistral's or Meta's own layout, or in another type (model.fp16.safetensors).
+
+Shards that are named model.safetensors-00001-of-00002.safetensors are the weights themselves.
+"""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

@@ -31,6 +31,8 @@ NOT_NEEDED = {
     "pytorch_model.bin": b"\x80",
     "consolidated.safetensors": b"the same weights",
     "model.fp16.safetensors": b"the same weights",
+    "model.bf16-00001-of-00002.safetensors": b"the same weights",
+    "model-00001-of-00002.fp16.safetensors": b"the same weights",
     "original/consolidated.00.pth": b"\x80",
     "onnx/model.onnx": b"x",
     "checkpoint-500/model.safetensors": b"x",
@@ -125,6 +127,23 @@ def test_what_loading_needs_is_fetched_and_nothing_else(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert load_model(folder, dtype="float32").num_parameters() > 0
     assert load_tokenizer(folder).eos_token == "</s>"
+
+
+def test_shards_are_fetched_under_whatever_name_the_index_has(
+    hub: FakeHub, tiny: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Qwen 3.5 and others name them model.safetensors-00001-of-00002.safetensors, which is no copy in another type."""
+
+    def renamed(text: str) -> str:
+        return text.replace("model-0", "model.safetensors-0")
+
+    files = {renamed(name): content for name, content in tiny.items()}
+    index = f"{WEIGHTS}.index.json"
+    files[index] = renamed(files[index].decode()).encode()
+    hub.repos["someone/other-names"] = {COMMIT: {**files, **NOT_NEEDED}}
+    done, _ = fetch(hub, tmp_path, repo="someone/other-names")
+    assert done.returncode == 0, done.stderr
+    assert files_below(tmp_path / "out" / "files") == files
 
 
 def test_code_is_fetched_where_it_is_trusted(hub: FakeHub, tmp_path: Path) -> None:
