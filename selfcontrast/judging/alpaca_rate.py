@@ -23,6 +23,9 @@ from selfcontrast.errors import InputError
 MODEL = "length_controlled_v1"
 """The model of the leaderboard, by its name in the package."""
 
+N_INSTRUCTIONS = 805
+"""Of AlpacaEval, and of its file on the hub at every commit."""
+
 COLUMNS = ("index", "preference", "std_delta_len", "instruction_difficulty", "not_gamed_baseline", "model")
 
 
@@ -54,19 +57,33 @@ def check_gamed(path: Path, *, n_questions: int) -> None:
             where=str(path),
         )
     if indices != set(range(n_questions)):
-        raise InputError(
-            "AlpacaEval's gamed baselines answer other instructions than the study asks",
-            expected=f"{n_questions} instructions, as many as the file of questions has",
-            found=f"{len(indices)} instructions",
-            where=str(path),
-            remedy="ask all 805 questions of AlpacaEval in their own order, or drop `length_control` of these questions",
-        )
+        raise _other_instructions(len(indices), n_questions, where=str(path))
+
+
+def check_number(n_questions: int, *, where: str) -> None:
+    """Raise InputError unless as many questions are asked as the file on the hub, which is not fetched yet, is about."""
+    if n_questions != N_INSTRUCTIONS:
+        raise _other_instructions(N_INSTRUCTIONS, n_questions, where=where)
+
+
+def _other_instructions(found: int, n_questions: int, *, where: str) -> InputError:
+    return InputError(
+        "AlpacaEval's gamed baselines answer other instructions than the study asks",
+        expected=f"{n_questions} instructions, as many as the file of questions has",
+        found=f"{found} instructions",
+        where=where,
+        remedy=f"ask all {N_INSTRUCTIONS} questions of AlpacaEval in their own order, or drop `length_control` of these "
+        "questions",
+    )
 
 
 def published_rate(
     shares: Sequence[float | None], answers: Sequence[str | None], baseline: Sequence[str], gamed: Path
-) -> PublishedRate:
+) -> PublishedRate | None:
     """Return the length-controlled win rate of one arm.
+
+    None where all of its answers are as long as the baseline's, as they are if they are the same answers, and where there are
+    none: the package divides by the spread of the differences in length, and ends with an error.
 
     Args:
         shares: preference for the arm over the baseline, between 0 and 1, one for each instruction in the order of
@@ -75,6 +92,9 @@ def published_rate(
         baseline: of the baseline, likewise.
         gamed: the file `df_gamed.csv`.
     """
+    longer = [len(b) - len(a) for a, b in zip(answers, baseline, strict=True) if a is not None]
+    if len(longer) < 2 or not any(longer):
+        return None
     import pandas as pd
     import sklearn
     from alpaca_eval.metrics import glm_winrate

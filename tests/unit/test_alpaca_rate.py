@@ -66,6 +66,7 @@ def test_rate_is_what_the_package_computes_with_the_file_in_the_hubs_cache(
     (folder / "refs/main").write_text(commit)
     ours = published_rate(*answers(), path)
     theirs = by_the_package(tmp_path, *answers(), monkeypatch)
+    assert ours is not None
     assert 100 * ours.rate == pytest.approx(theirs["length_controlled_winrate"], abs=1e-9)
     assert 100 * ours.se == pytest.approx(theirs["lc_standard_error"], abs=1e-9)
 
@@ -74,6 +75,8 @@ def test_gamed_baselines_move_the_rate_as_they_cannot_within_a_study(tmp_path: P
     """The control: the rate depends on the file, so it is not that of the model without gamed baselines."""
     shares, mine, baseline = answers()
     first, second = (published_rate(shares, mine, baseline, gamed(tmp_path / f"{s}.csv", seed=s)) for s in (1, 2))
+    assert first is not None
+    assert second is not None
     assert first.rate != pytest.approx(second.rate, abs=1e-6)
     lengths = (np.array([len(t or "") for t in texts]) for texts in (mine, baseline))
     within = length_controlled(np.array(shares, dtype=float), *lengths)
@@ -90,7 +93,17 @@ def test_missing_preferences_and_answers_take_no_part(tmp_path: Path) -> None:
     found = published_rate(unjudged, gone, baseline, path)
     other_texts = ["y" * 9999 if m is None else b for m, b in zip(gone, baseline, strict=True)]
     assert found == published_rate(unjudged, gone, other_texts, path)
+    assert found is not None
     assert 0 < found.rate < 1
+
+
+def test_answers_of_the_baseline_itself_have_no_rate_and_no_error(tmp_path: Path) -> None:
+    """The file of the baseline may be the answers of an arm; nothing is left then that a length could explain."""
+    path = gamed(tmp_path / FILE)
+    _, _, baseline = answers()
+    assert published_rate([0.5] * N, list(baseline), baseline, path) is None
+    assert published_rate([None] * N, [None] * N, baseline, path) is None
+    assert published_rate([0.5] * N, [baseline[0] + "!", *baseline[1:]], baseline, path) is not None
 
 
 def test_settings_of_sklearn_stay_as_they_were(tmp_path: Path) -> None:
