@@ -154,7 +154,7 @@ def fetch_checkpoint(repo: str, revision: str, *, code: bool = False) -> Snapsho
     modules are.
 
     Args:
-        code: fetch its Python files too.
+        code: fetch its Python files too, and to the cache those of other repositories that its configuration names.
 
     Raises:
         InputError: there is no such repository or revision, or it may not be read.
@@ -175,9 +175,21 @@ def fetch_checkpoint(repo: str, revision: str, *, code: bool = False) -> Snapsho
             modules = [place for place, _ in read_modules(folder / "modules.json") if place]
             more += [f"{escape(place)}/{pattern}" for place in modules for pattern in CHECKPOINT]
         snapshot_download(repo, revision=folder.name, allow_patterns=more)  # a branch may have moved meanwhile
+        for other in _repos_of_code(folder) if code else ():
+            snapshot_download(other, allow_patterns=["*.py"])  # transformers reads them there, without a network too
     own = {n: p for n, p in _matching(folder, CHECKPOINT).items() if "/" not in n}
     own = {n: p for n, p in own.items() if not any(fnmatch(n, pattern) for pattern in DUPLICATES)}
     return Snapshot(folder.name, folder, dict(sorted((own | _matching(folder, more)).items())))
+
+
+def _repos_of_code(folder: Path) -> list[str]:
+    """Return the other repositories whose code a checkpoint runs: `owner/name--module.Class` in its config.json."""
+    try:
+        own = json.loads((folder / "config.json").read_text(encoding="utf-8"))["auto_map"]
+        named = [n for names in own.values() for n in ([names] if isinstance(names, str) else names)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []  # what is wrong with it is said where it is checked
+    return sorted({n.partition("--")[0] for n in named if isinstance(n, str) and "--" in n})
 
 
 def check_blob(cached: Path, sha256: str) -> None:

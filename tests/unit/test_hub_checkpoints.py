@@ -151,6 +151,39 @@ def test_code_is_fetched_where_it_is_trusted(hub: FakeHub, tmp_path: Path) -> No
     assert "modeling_own.py" in manifest["report"]["files"]
 
 
+OWN_CODE = b"""
+from transformers import BertConfig
+from .help import WIDTH
+class OwnConfig(BertConfig):
+    model_type = "own-bert"
+    width = WIDTH
+"""
+
+
+def test_code_of_another_repository_is_in_the_cache_afterwards(
+    hub: FakeHub, tiny: dict[str, bytes], tmp_path: Path
+) -> None:
+    """The configurations of nomic-embed-text-v1.5 and gte-large-en-v1.5 name code that lies elsewhere on the hub."""
+    config = {**json.loads(tiny["config.json"]), "model_type": "own-bert"}
+    config["auto_map"] = {"AutoConfig": "someone/impl--config.OwnConfig"}
+    hub.repos["someone/embedder"] = {COMMIT: {**tiny, "config.json": json.dumps(config).encode()}}
+    hub.repos["someone/impl"] = {COMMIT: {"config.py": OWN_CODE, "help.py": b"WIDTH = 17", "big.safetensors": b"x"}}
+    done, manifest = fetch(hub, tmp_path, repo="someone/embedder", uses=["embedder"], code=True)
+    assert manifest["report"]["commit"] == COMMIT, done.stderr
+    assert not any("big" in asked for asked in hub.asked)
+    load = (
+        "import sys, transformers as t; print(t.AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True).width)"
+    )
+    offline = {
+        **os.environ,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_OFFLINE": "1",
+        "HF_ENDPOINT": "http://127.0.0.1:1",
+    }
+    command = [sys.executable, "-c", load, str(tmp_path / "out/files")]
+    assert subprocess.run(command, env=offline, text=True, stdout=subprocess.PIPE, check=True).stdout == "17\n"
+
+
 def test_a_branch_that_moves_between_two_runs_is_told_by_its_commits(hub: FakeHub, tmp_path: Path) -> None:
     """The log says what to write to keep the first; the second has the files of the second."""
     hub.branches["main"] = OLDER
