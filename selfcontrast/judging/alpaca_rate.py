@@ -13,12 +13,14 @@ Source: arXiv 2404.04475 and tatsu-lab/alpaca_eval 0.6.6, `metrics/glm_winrate.p
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
 from selfcontrast.errors import InputError
+from selfcontrast.judging.length_control import N_FOLDS
 
 MODEL = "length_controlled_v1"
 """The model of the leaderboard, by its name in the package."""
@@ -37,6 +39,29 @@ class PublishedRate:
     se: float
 
 
+NUMBERS = ("std_delta_len", "instruction_difficulty")
+"""Columns in which the package needs a number in every row."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What is checked of a row of the file."""
+
+    index: int
+    model: str
+
+    @classmethod
+    def of(cls, row: dict[str, str | None]) -> _Row:
+        """Return a row, or raise ValueError if a number that the package needs is missing, as in a row that was cut."""
+        try:
+            index, numbers = int(row["index"] or ""), [float(row[name] or "") for name in NUMBERS]
+        except ValueError:
+            numbers = [math.nan]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(f"a row without {', '.join(NUMBERS)}: {', '.join(map(str, row.values()))}"[:200])
+        return cls(index, row["model"] or "")
+
+
 def check_gamed(path: Path, *, n_questions: int) -> None:
     """Raise InputError unless the file has the columns of `df_gamed.csv` and is about as many instructions as are asked."""
     expected = "the file df_gamed.csv of the data set tatsu-lab/alpaca_eval on the Hugging Face hub"
@@ -44,7 +69,7 @@ def check_gamed(path: Path, *, n_questions: int) -> None:
         with path.open(encoding="utf-8", newline="") as stream:
             rows = csv.DictReader(stream)
             lacking = [c for c in COLUMNS if c not in (rows.fieldnames or ())]
-            indices = set() if lacking else {int(row["index"]) for row in rows}
+            read = [] if lacking else [_Row.of(row) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
         raise InputError(
             "AlpacaEval's file of gamed baselines cannot be read", expected=expected, found=str(error), where=str(path)
@@ -56,8 +81,19 @@ def check_gamed(path: Path, *, n_questions: int) -> None:
             found=f"no column {', '.join(lacking)}",
             where=str(path),
         )
-    if indices != set(range(n_questions)):
-        raise _other_instructions(len(indices), n_questions, where=str(path))
+    indices = [row.index for row in read]
+    if set(indices) != set(range(n_questions)):
+        raise _other_instructions(len(set(indices)), n_questions, where=str(path))
+    # The package looks a difficulty up by the number of the row, so that the first rows must be of different instructions.
+    n_models, n_first = len({row.model for row in read}), len(set(indices[:n_questions]))
+    if n_models < 2 or n_first < n_questions:
+        raise InputError(
+            "AlpacaEval's file of gamed baselines is not whole, or its rows were moved",
+            expected=f"two baselines, and each of the {n_questions} instructions once in the first {n_questions} rows",
+            found=f"{n_models} baselines; {n_first} instructions in those rows",
+            where=str(path),
+            remedy="fetch it again",
+        )
 
 
 def check_number(n_questions: int, *, where: str) -> None:
@@ -83,7 +119,8 @@ def published_rate(
     """Return the length-controlled win rate of one arm.
 
     None where all of its answers are as long as the baseline's, as they are if they are the same answers, and where there are
-    none: the package divides by the spread of the differences in length, and ends with an error.
+    none: the package divides by the spread of the differences in length, and ends with an error. None too for fewer
+    preferences than folds, of which it would make a rate all the same.
 
     Args:
         shares: preference for the arm over the baseline, between 0 and 1, one for each instruction in the order of
@@ -93,7 +130,7 @@ def published_rate(
         gamed: the file `df_gamed.csv`.
     """
     longer = [len(b) - len(a) for a, b in zip(answers, baseline, strict=True) if a is not None]
-    if len(longer) < 2 or not any(longer):
+    if len(longer) < 2 or not any(longer) or sum(s is not None for s in shares) < N_FOLDS:
         return None
     import pandas as pd
     import sklearn

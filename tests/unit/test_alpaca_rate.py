@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,7 @@ def test_answers_of_the_baseline_itself_have_no_rate_and_no_error(tmp_path: Path
     _, _, baseline = answers()
     assert published_rate([0.5] * N, list(baseline), baseline, path) is None
     assert published_rate([None] * N, [None] * N, baseline, path) is None
+    assert published_rate([None] * N, [baseline[0] + "!", *baseline[1:]], baseline, path) is None
     assert published_rate([0.5] * N, [baseline[0] + "!", *baseline[1:]], baseline, path) is not None
 
 
@@ -125,6 +127,24 @@ def test_settings_of_sklearn_stay_as_they_were(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / FILE
     path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        check_gamed(path, n_questions=N)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[:-60], "found: a row without std_delta_len, instruction_difficulty"),
+        (lambda text: "".join(text.splitlines(True)[: N + 1]), "found: 1 baselines; 120 instructions in those rows"),
+        (lambda text: "".join([text.splitlines(True)[0], *text.splitlines(True)[:0:-2], *text.splitlines(True)[-2:0:-2]]),
+         "found: 2 baselines; 60 instructions in those rows"),
+    ],
+    ids=["cut in a row", "one baseline", "rows moved"],
+)  # fmt: skip
+def test_a_damaged_file_is_refused(tmp_path: Path, damage: Callable[[str], str], message: str) -> None:
+    """The package would end with a traceback, or silently compute another rate, after everything was paid for."""
+    path = gamed(tmp_path / FILE)
+    path.write_text(damage(path.read_text()))
     with pytest.raises(InputError, match=message):
         check_gamed(path, n_questions=N)
 
