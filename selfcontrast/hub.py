@@ -28,6 +28,9 @@ WEIGHTS = (".safetensors", *PICKLED)
 CHECKPOINT = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.spm", "*.codes")
 """Files of a checkpoint that loading it may read: configuration, weights, tokenizer and templates."""
 
+DATA_SET = "datasets.<id>.hub"
+"""The key of a study that names the repository, the revision and the files of a data set."""
+
 DUPLICATES = ("consolidated*", "model.[!s]*.safetensors", "model-?????-of-?????.*.safetensors")
 """Weights that a repository holds once more: in Mistral's or Meta's own layout, or in another type (model.fp16.safetensors).
 
@@ -123,8 +126,11 @@ def config_of(name: str) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
-def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Snapshot:
+def fetch(repo: str, revision: str, patterns: Sequence[str], *, key: str = DATA_SET) -> Snapshot:
     """Return the files of a data set that match one of the patterns, from the cache where it has them.
+
+    Args:
+        key: what names it in a study.
 
     Raises:
         InputError: there is no such repository, revision or file, or it may not be read.
@@ -133,7 +139,7 @@ def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Snapshot:
     from huggingface_hub import snapshot_download
 
     where = f"datasets/{repo} at {revision}"
-    with _explained("data set", where, repo="datasets.<id>.hub.repo", revision="datasets.<id>.hub.revision"):
+    with _explained("data set", where, repo=f"{key}.repo", revision=f"{key}.revision"):
         folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
     found = _matching(folder, patterns)
     for pattern in patterns:
@@ -142,7 +148,7 @@ def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Snapshot:
                 "the repository has no such file",
                 found=pattern,
                 where=where,
-                remedy="correct datasets.<id>.hub.files, or the revision",
+                remedy=f"correct {key}.files, or the revision" if key == DATA_SET else f"correct {key}.revision",
             )
     return Snapshot(folder.name, folder, found)
 
