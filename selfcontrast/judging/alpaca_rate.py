@@ -43,23 +43,15 @@ NUMBERS = ("std_delta_len", "instruction_difficulty")
 """Columns in which the package needs a number in every row."""
 
 
-@dataclass(frozen=True)
-class _Row:
-    """What is checked of a row of the file."""
-
-    index: int
-    model: str
-
-    @classmethod
-    def of(cls, row: dict[str, str | None]) -> _Row:
-        """Return a row, or raise ValueError if a number that the package needs is missing, as in a row that was cut."""
-        try:
-            index, numbers = int(row["index"] or ""), [float(row[name] or "") for name in NUMBERS]
-        except ValueError:
-            numbers = [math.nan]
-        if not all(map(math.isfinite, numbers)):
-            raise ValueError(f"a row without {', '.join(NUMBERS)}: {', '.join(map(str, row.values()))}"[:200])
-        return cls(index, row["model"] or "")
+def _index_of(row: dict[str, str | None]) -> int:
+    """Return the instruction of a row, or raise ValueError if a number that the package needs is missing, as in a cut row."""
+    try:
+        index, numbers = int(row["index"] or ""), [float(row[name] or "") for name in NUMBERS]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"a row without {', '.join(NUMBERS)}: {', '.join(map(str, row.values()))}"[:200])
+    return index
 
 
 def check_gamed(path: Path, *, n_questions: int) -> None:
@@ -69,7 +61,7 @@ def check_gamed(path: Path, *, n_questions: int) -> None:
         with path.open(encoding="utf-8", newline="") as stream:
             rows = csv.DictReader(stream)
             lacking = [c for c in COLUMNS if c not in (rows.fieldnames or ())]
-            read = [] if lacking else [_Row.of(row) for row in rows]
+            indices = [] if lacking else [_index_of(row) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
         raise InputError(
             "AlpacaEval's file of gamed baselines cannot be read", expected=expected, found=str(error), where=str(path)
@@ -81,16 +73,16 @@ def check_gamed(path: Path, *, n_questions: int) -> None:
             found=f"no column {', '.join(lacking)}",
             where=str(path),
         )
-    indices = [row.index for row in read]
     if set(indices) != set(range(n_questions)):
         raise _other_instructions(len(set(indices)), n_questions, where=str(path))
     # The package looks a difficulty up by the number of the row, so that the first rows must be of different instructions.
-    n_models, n_first = len({row.model for row in read}), len(set(indices[:n_questions]))
-    if n_models < 2 or n_first < n_questions:
+    n_first = len(set(indices[:n_questions]))
+    if n_first < n_questions or len(indices) == n_questions:
         raise InputError(
             "AlpacaEval's file of gamed baselines is not whole, or its rows were moved",
-            expected=f"two baselines, and each of the {n_questions} instructions once in the first {n_questions} rows",
-            found=f"{n_models} baselines; {n_first} instructions in those rows",
+            expected=f"each of the {n_questions} instructions once in the first {n_questions} rows, and again "
+            "behind them, for another baseline",
+            found=f"{n_first} instructions in those rows, and {len(indices) - n_questions} rows behind them",
             where=str(path),
             remedy="fetch it again",
         )

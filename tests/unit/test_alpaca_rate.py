@@ -135,9 +135,9 @@ def test_another_file_is_refused(tmp_path: Path, text: str, message: str) -> Non
     ("damage", "message"),
     [
         (lambda text: text[:-60], "found: a row without std_delta_len, instruction_difficulty"),
-        (lambda text: "".join(text.splitlines(True)[: N + 1]), "found: 1 baselines; 120 instructions in those rows"),
+        (lambda text: "".join(text.splitlines(True)[: N + 1]), "found: 120 instructions in those rows, and 0 rows behind them"),
         (lambda text: "".join([text.splitlines(True)[0], *text.splitlines(True)[:0:-2], *text.splitlines(True)[-2:0:-2]]),
-         "found: 2 baselines; 60 instructions in those rows"),
+         "found: 60 instructions in those rows, and 120 rows behind them"),
     ],
     ids=["cut in a row", "one baseline", "rows moved"],
 )  # fmt: skip
