@@ -50,9 +50,13 @@ def judge_data(wildcards):
 
 
 def gamed_file(wildcards):
-    """Return AlpacaEval's file for the length-controlled rate of its leaderboard; nothing where the study names none."""
-    questions = cfg.evaluation.judges[wildcards.judge].questions
-    if questions is None:
+    """Return AlpacaEval's file for the length-controlled rate of its leaderboard; nothing where the study names none.
+
+    A judge that rates answers by themselves has no preferences of which it could be the rate.
+    """
+    judge = cfg.evaluation.judges[wildcards.judge]
+    questions = judge.questions
+    if questions is None or not plugins.load("judges", judge.kind).COMPARES:
         return []
     control = cfg.evaluation.questions[questions].length_control
     if control is None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 
 def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -119,7 +122,12 @@ def _nf4(dtype: torch.dtype) -> Any:
 
 
 def fit_to_tokenizer(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new_tokens: Sequence[int], *, stops: Iterable[int] = ()
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    new_tokens: Sequence[int],
+    *,
+    stops: Iterable[int] = (),
+    among: Callable[[Iterable[int]], Collection[int]] | None = None,
 ) -> None:
     """Give a base model, in place, embeddings for new tokens, and the tokenizer's EOS as the token that ends a generation.
 
@@ -129,6 +137,7 @@ def fit_to_tokenizer(
     Args:
         new_tokens: ids that were added behind the vocabulary.
         stops: further ids that end a generation: the EOS that the tokenizer had.
+        among: returns those of some ids that may end an answer (``Renderer.stop_ids``); by default all of them may.
     """
     import torch
 
@@ -143,6 +152,13 @@ def fit_to_tokenizer(
             for tensor in tensors.values():
                 tensor[made] = tensor[: made[0]].float().mean(0).to(tensor.dtype)
     ends = list(dict.fromkeys([tokenizer.eos_token_id, *_ends_of(model), *stops]))
+    if among is not None:
+        kept = {tokenizer.eos_token_id, *among(ends)}
+        if text := [i for i in ends if i not in kept]:
+            log.warning(
+                "ids that the checkpoint names as EOS are text and no control tokens; they end no answer: %s", text
+            )
+        ends = [i for i in ends if i in kept]
     eos = ends if len(ends) > 1 else ends[0]
     model.config.get_text_config().eos_token_id = eos
     model.config.eos_token_id = eos

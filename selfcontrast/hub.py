@@ -28,8 +28,14 @@ WEIGHTS = (".safetensors", *PICKLED)
 CHECKPOINT = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.spm", "*.codes")
 """Files of a checkpoint that loading it may read: configuration, weights, tokenizer and templates."""
 
-DUPLICATES = ("consolidated*", "model.*.safetensors")
-"""Weights that a repository holds once more: in Mistral's or Meta's own layout, or in another type (fp16)."""
+DATA_SET = "datasets.<id>.hub"
+"""The key of a study that names the repository, the revision and the files of a data set."""
+
+DUPLICATES = ("consolidated*", "model.[!s]*.safetensors", "model-?????-of-?????.*.safetensors")
+"""Weights that a repository holds once more: in Mistral's or Meta's own layout, or in another type (model.fp16.safetensors).
+
+Shards that are named model.safetensors-00001-of-00002.safetensors are the weights themselves.
+"""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -120,8 +126,11 @@ def config_of(name: str) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
-def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Snapshot:
+def fetch(repo: str, revision: str, patterns: Sequence[str], *, key: str = DATA_SET) -> Snapshot:
     """Return the files of a data set that match one of the patterns, from the cache where it has them.
+
+    Args:
+        key: what names it in a study.
 
     Raises:
         InputError: there is no such repository, revision or file, or it may not be read.
@@ -130,7 +139,7 @@ def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Snapshot:
     from huggingface_hub import snapshot_download
 
     where = f"datasets/{repo} at {revision}"
-    with _explained("data set", where, repo="datasets.<id>.hub.repo", revision="datasets.<id>.hub.revision"):
+    with _explained("data set", where, repo=f"{key}.repo", revision=f"{key}.revision"):
         folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
     found = _matching(folder, patterns)
     for pattern in patterns:
@@ -139,7 +148,7 @@ def fetch(repo: str, revision: str, patterns: Sequence[str]) -> Snapshot:
                 "the repository has no such file",
                 found=pattern,
                 where=where,
-                remedy="correct datasets.<id>.hub.files, or the revision",
+                remedy=f"correct {key}.files, or the revision" if key == DATA_SET else f"correct {key}.revision",
             )
     return Snapshot(folder.name, folder, found)
 
@@ -151,7 +160,7 @@ def fetch_checkpoint(repo: str, revision: str, *, code: bool = False) -> Snapsho
     modules are.
 
     Args:
-        code: fetch its Python files too.
+        code: fetch its Python files too, and to the cache those of other repositories that its configuration names.
 
     Raises:
         InputError: there is no such repository or revision, or it may not be read.
@@ -172,9 +181,21 @@ def fetch_checkpoint(repo: str, revision: str, *, code: bool = False) -> Snapsho
             modules = [place for place, _ in read_modules(folder / "modules.json") if place]
             more += [f"{escape(place)}/{pattern}" for place in modules for pattern in CHECKPOINT]
         snapshot_download(repo, revision=folder.name, allow_patterns=more)  # a branch may have moved meanwhile
+        for other in _repos_of_code(folder) if code else ():
+            snapshot_download(other, allow_patterns=["*.py"])  # transformers reads them there, without a network too
     own = {n: p for n, p in _matching(folder, CHECKPOINT).items() if "/" not in n}
     own = {n: p for n, p in own.items() if not any(fnmatch(n, pattern) for pattern in DUPLICATES)}
     return Snapshot(folder.name, folder, dict(sorted((own | _matching(folder, more)).items())))
+
+
+def _repos_of_code(folder: Path) -> list[str]:
+    """Return the other repositories whose code a checkpoint runs: `owner/name--module.Class` in its config.json."""
+    try:
+        own = json.loads((folder / "config.json").read_text(encoding="utf-8"))["auto_map"]
+        named = [n for names in own.values() for n in ([names] if isinstance(names, str) else names)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []  # what is wrong with it is said where it is checked
+    return sorted({n.partition("--")[0] for n in named if isinstance(n, str) and "--" in n})
 
 
 def check_blob(cached: Path, sha256: str) -> None:

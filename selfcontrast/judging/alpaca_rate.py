@@ -13,15 +13,20 @@ Source: arXiv 2404.04475 and tatsu-lab/alpaca_eval 0.6.6, `metrics/glm_winrate.p
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
 from selfcontrast.errors import InputError
+from selfcontrast.judging.length_control import N_FOLDS
 
 MODEL = "length_controlled_v1"
 """The model of the leaderboard, by its name in the package."""
+
+N_INSTRUCTIONS = 805
+"""Of AlpacaEval, and of its file on the hub at every commit."""
 
 COLUMNS = ("index", "preference", "std_delta_len", "instruction_difficulty", "not_gamed_baseline", "model")
 
@@ -34,6 +39,21 @@ class PublishedRate:
     se: float
 
 
+NUMBERS = ("std_delta_len", "instruction_difficulty")
+"""Columns in which the package needs a number in every row."""
+
+
+def _index_of(row: dict[str, str | None]) -> int:
+    """Return the instruction of a row, or raise ValueError if a number that the package needs is missing, as in a cut row."""
+    try:
+        index, numbers = int(row["index"] or ""), [float(row[name] or "") for name in NUMBERS]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"a row without {', '.join(NUMBERS)}: {', '.join(map(str, row.values()))}"[:200])
+    return index
+
+
 def check_gamed(path: Path, *, n_questions: int) -> None:
     """Raise InputError unless the file has the columns of `df_gamed.csv` and is about as many instructions as are asked."""
     expected = "the file df_gamed.csv of the data set tatsu-lab/alpaca_eval on the Hugging Face hub"
@@ -41,7 +61,7 @@ def check_gamed(path: Path, *, n_questions: int) -> None:
         with path.open(encoding="utf-8", newline="") as stream:
             rows = csv.DictReader(stream)
             lacking = [c for c in COLUMNS if c not in (rows.fieldnames or ())]
-            indices = set() if lacking else {int(row["index"]) for row in rows}
+            indices = [] if lacking else [_index_of(row) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
         raise InputError(
             "AlpacaEval's file of gamed baselines cannot be read", expected=expected, found=str(error), where=str(path)
@@ -53,20 +73,46 @@ def check_gamed(path: Path, *, n_questions: int) -> None:
             found=f"no column {', '.join(lacking)}",
             where=str(path),
         )
-    if indices != set(range(n_questions)):
+    if set(indices) != set(range(n_questions)):
+        raise _other_instructions(len(set(indices)), n_questions, where=str(path))
+    # The package looks a difficulty up by the number of the row, so that the first rows must be of different instructions.
+    n_first = len(set(indices[:n_questions]))
+    if n_first < n_questions or len(indices) == n_questions:
         raise InputError(
-            "AlpacaEval's gamed baselines answer other instructions than the study asks",
-            expected=f"{n_questions} instructions, as many as the file of questions has",
-            found=f"{len(indices)} instructions",
+            "AlpacaEval's file of gamed baselines is not whole, or its rows were moved",
+            expected=f"each of the {n_questions} instructions once in the first {n_questions} rows, and again "
+            "behind them, for another baseline",
+            found=f"{n_first} instructions in those rows, and {len(indices) - n_questions} rows behind them",
             where=str(path),
-            remedy="ask all 805 questions of AlpacaEval in their own order, or drop `length_control` of these questions",
+            remedy="fetch it again",
         )
+
+
+def check_number(n_questions: int, *, where: str) -> None:
+    """Raise InputError unless as many questions are asked as the file on the hub, which is not fetched yet, is about."""
+    if n_questions != N_INSTRUCTIONS:
+        raise _other_instructions(N_INSTRUCTIONS, n_questions, where=where)
+
+
+def _other_instructions(found: int, n_questions: int, *, where: str) -> InputError:
+    return InputError(
+        "AlpacaEval's gamed baselines answer other instructions than the study asks",
+        expected=f"{n_questions} instructions, as many as the file of questions has",
+        found=f"{found} instructions",
+        where=where,
+        remedy=f"ask all {N_INSTRUCTIONS} questions of AlpacaEval in their own order, or drop `length_control` of these "
+        "questions",
+    )
 
 
 def published_rate(
     shares: Sequence[float | None], answers: Sequence[str | None], baseline: Sequence[str], gamed: Path
-) -> PublishedRate:
+) -> PublishedRate | None:
     """Return the length-controlled win rate of one arm.
+
+    None where all of its answers are as long as the baseline's, as they are if they are the same answers, and where there are
+    none: the package divides by the spread of the differences in length, and ends with an error. None too for fewer
+    preferences than folds, of which it would make a rate all the same.
 
     Args:
         shares: preference for the arm over the baseline, between 0 and 1, one for each instruction in the order of
@@ -75,6 +121,9 @@ def published_rate(
         baseline: of the baseline, likewise.
         gamed: the file `df_gamed.csv`.
     """
+    longer = [len(b) - len(a) for a, b in zip(answers, baseline, strict=True) if a is not None]
+    if len(longer) < 2 or not any(longer) or sum(s is not None for s in shares) < N_FOLDS:
+        return None
     import pandas as pd
     import sklearn
     from alpaca_eval.metrics import glm_winrate

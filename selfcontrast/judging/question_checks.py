@@ -6,7 +6,7 @@ from pathlib import Path
 
 from selfcontrast import plugins
 from selfcontrast.errors import ConfigError, InputError
-from selfcontrast.judging.alpaca_rate import check_gamed
+from selfcontrast.judging.alpaca_rate import check_gamed, check_number
 from selfcontrast.judging.cases import Case
 from selfcontrast.judging.questions import Question, read_baseline, read_questions, with_references
 from selfcontrast.schema import Questions, Study
@@ -22,8 +22,10 @@ def check_questions(study: Study) -> None:
         questions = questions_of(asked)
         if asked.baseline is not None:
             read_baseline(Path(asked.baseline), asked.layout, questions)
-        if asked.length_control is not None and asked.length_control.path is not None:
-            check_gamed(Path(asked.length_control.path), n_questions=len(questions))
+        if (control := asked.length_control) is not None and control.path is not None:
+            check_gamed(Path(control.path), n_questions=len(questions))
+        elif control is not None:
+            check_number(len(questions), where=f"evaluation.questions.{key}.length_control: df_gamed.csv on the hub")
         for name, judge in study.evaluation.judges.items():
             if judge.questions == key:
                 try:

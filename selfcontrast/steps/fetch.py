@@ -17,6 +17,7 @@ from typing import Any
 from selfcontrast import artifacts, cli, hub, sources
 from selfcontrast.inspection.folders import Needs, check_checkpoint
 from selfcontrast.inspection.weights import no_safetensors
+from selfcontrast.schema.judges import GAMED_REPO
 
 OWN_TEMPLATE = ("model", "reward", "value_head")
 """Uses that may read the chat template of a checkpoint's tokenizer."""
@@ -31,14 +32,15 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     """Write the files."""
     repo, revision = step.spec["repo"], step.spec["revision"]
     is_checkpoint = "uses" in step.spec
-    snapshot = _checkpoint(step.spec) if is_checkpoint else hub.fetch(repo, revision, step.spec["files"])
+    key = "evaluation.questions.<id>.length_control" if repo == GAMED_REPO else hub.DATA_SET
+    snapshot = _checkpoint(step.spec) if is_checkpoint else hub.fetch(repo, revision, step.spec["files"], key=key)
     if not hub.is_pinned(revision):
         cli.log.warning(
             "the revision `%s` of %s is not pinned: it may move. Now it is %s; to keep that, %s",
             revision,
             repo,
             snapshot.commit,
-            f"write {repo}@{snapshot.commit}" if is_checkpoint else "set datasets.<id>.hub.revision",
+            f"write {repo}@{snapshot.commit}" if is_checkpoint else f"set {key}.revision",
         )
     with artifacts.atomic(step.folder / "files") as folder:
         for name, cached in snapshot.files.items():

@@ -59,9 +59,10 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     for contest, inputs in read_contests(step.folder.parent.parent, step.spec, compares=module.COMPARES):
         contests.append(contest)
         step.inputs |= {f"{contest.name}/{name}": digest for name, digest in inputs.items()}
-    if args.gamed is not None:
-        check_gamed(args.gamed, n_questions=len(contests[0].cases))
-        step.inputs["gamed"] = artifacts.sha256(args.gamed)
+    gamed: Path | None = args.gamed if module.COMPARES else None  # ratings are no preferences
+    if gamed is not None:
+        check_gamed(gamed, n_questions=len(contests[0].cases))
+        step.inputs["gamed"] = artifacts.sha256(gamed)
     replies = Replies(step.folder / "replies.jsonl")
     try:
         tallies: list[Tally] = []
@@ -75,7 +76,7 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
         rest = iter(judged)
         parts = [(c, [next(rest) for _ in c.cases]) for c in contests]
         _write_table(step, parts)
-        _write_summary(step, parts, module, params, gamed=args.gamed)
+        _write_summary(step, parts, module, params, gamed=gamed)
         _write_files(step, parts, module, replies)
         step.report |= {
             "judge": {"model": chosen["model"], "revision": chosen["revision"], **_source(chosen)},
@@ -209,7 +210,8 @@ def _write_summary(step: cli.Step, parts: Contests, module: ModuleType, params: 
             figures += [(LC_WITHIN, lc.rate, lc.se, lc.n), ("length_weight", lc.length_weight, None, lc.n)]
         if gamed is not None:
             published = published_rate(*_preferences(judged), gamed)
-            figures.append((LC_PUBLISHED, published.rate, published.se, s.n))
+            if published is not None:
+                figures.append((LC_PUBLISHED, published.rate, published.se, s.n))
         for figure, value, se, n in figures:
             error = "" if se is None else f"{se:.6g}"
             lines.append(

@@ -50,7 +50,7 @@ def fit_to_template(
     renderer.check_rows()
     step.join_template(renderer.digest, where=where)
     new_tokens = sorted(renderer.rows.added)
-    fit_to_tokenizer(model, tokenizer, new_tokens, stops=[] if before is None else [before])
+    fit_to_tokenizer(model, tokenizer, new_tokens, stops=[] if before is None else [before], among=renderer.stop_ids)
     return new_tokens
 
 

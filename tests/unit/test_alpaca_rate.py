@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,7 @@ def test_rate_is_what_the_package_computes_with_the_file_in_the_hubs_cache(
     (folder / "refs/main").write_text(commit)
     ours = published_rate(*answers(), path)
     theirs = by_the_package(tmp_path, *answers(), monkeypatch)
+    assert ours is not None
     assert 100 * ours.rate == pytest.approx(theirs["length_controlled_winrate"], abs=1e-9)
     assert 100 * ours.se == pytest.approx(theirs["lc_standard_error"], abs=1e-9)
 
@@ -74,6 +76,8 @@ def test_gamed_baselines_move_the_rate_as_they_cannot_within_a_study(tmp_path: P
     """The control: the rate depends on the file, so it is not that of the model without gamed baselines."""
     shares, mine, baseline = answers()
     first, second = (published_rate(shares, mine, baseline, gamed(tmp_path / f"{s}.csv", seed=s)) for s in (1, 2))
+    assert first is not None
+    assert second is not None
     assert first.rate != pytest.approx(second.rate, abs=1e-6)
     lengths = (np.array([len(t or "") for t in texts]) for texts in (mine, baseline))
     within = length_controlled(np.array(shares, dtype=float), *lengths)
@@ -90,7 +94,18 @@ def test_missing_preferences_and_answers_take_no_part(tmp_path: Path) -> None:
     found = published_rate(unjudged, gone, baseline, path)
     other_texts = ["y" * 9999 if m is None else b for m, b in zip(gone, baseline, strict=True)]
     assert found == published_rate(unjudged, gone, other_texts, path)
+    assert found is not None
     assert 0 < found.rate < 1
+
+
+def test_answers_of_the_baseline_itself_have_no_rate_and_no_error(tmp_path: Path) -> None:
+    """The file of the baseline may be the answers of an arm; nothing is left then that a length could explain."""
+    path = gamed(tmp_path / FILE)
+    _, _, baseline = answers()
+    assert published_rate([0.5] * N, list(baseline), baseline, path) is None
+    assert published_rate([None] * N, [None] * N, baseline, path) is None
+    assert published_rate([None] * N, [baseline[0] + "!", *baseline[1:]], baseline, path) is None
+    assert published_rate([0.5] * N, [baseline[0] + "!", *baseline[1:]], baseline, path) is not None
 
 
 def test_settings_of_sklearn_stay_as_they_were(tmp_path: Path) -> None:
@@ -112,6 +127,24 @@ def test_settings_of_sklearn_stay_as_they_were(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / FILE
     path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        check_gamed(path, n_questions=N)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[:-60], "found: a row without std_delta_len, instruction_difficulty"),
+        (lambda text: "".join(text.splitlines(True)[: N + 1]), "found: 120 instructions in those rows, and 0 rows behind them"),
+        (lambda text: "".join([text.splitlines(True)[0], *text.splitlines(True)[:0:-2], *text.splitlines(True)[-2:0:-2]]),
+         "found: 60 instructions in those rows, and 120 rows behind them"),
+    ],
+    ids=["cut in a row", "one baseline", "rows moved"],
+)  # fmt: skip
+def test_a_damaged_file_is_refused(tmp_path: Path, damage: Callable[[str], str], message: str) -> None:
+    """The package would end with a traceback, or silently compute another rate, after everything was paid for."""
+    path = gamed(tmp_path / FILE)
+    path.write_text(damage(path.read_text()))
     with pytest.raises(InputError, match=message):
         check_gamed(path, n_questions=N)
 

@@ -90,6 +90,19 @@ def test_branch_is_resolved_to_a_commit_and_said_not_to_be_pinned(hub: FakeHub, 
     assert COMMIT in done.stderr
 
 
+def test_messages_about_alpaca_eval_s_file_name_the_key_of_the_questions(hub: FakeHub, tmp_path: Path) -> None:
+    """It is fetched like the files of a data set, but no key under `datasets` names it."""
+    hub.repos["tatsu-lab/alpaca_eval"] = {COMMIT: {"df_gamed.csv": b"x"}, OLDER: {"README.md": b"x"}}
+    asked = {"repo": "tatsu-lab/alpaca_eval", "files": ("df_gamed.csv",)}
+    done, _ = fetch(hub, tmp_path, revision="main", **asked)
+    assert "set evaluation.questions.<id>.length_control.revision" in done.stderr
+    (tmp_path / "other").mkdir()
+    for revision in (OLDER, "nowhere"):
+        message = problem(fetch(hub, tmp_path / "other", revision=revision, **asked)[0], tmp_path / "other")
+        assert "evaluation.questions.<id>.length_control.revision" in message
+        assert "datasets.<id>" not in message
+
+
 def test_another_commit_has_other_files(hub: FakeHub, tmp_path: Path) -> None:
     _, manifest = fetch(hub, tmp_path, revision=OLDER, files=("x/train.jsonl",))
     assert manifest["report"]["commit"] == OLDER

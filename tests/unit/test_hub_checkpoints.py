@@ -31,6 +31,8 @@ NOT_NEEDED = {
     "pytorch_model.bin": b"\x80",
     "consolidated.safetensors": b"the same weights",
     "model.fp16.safetensors": b"the same weights",
+    "model.bf16-00001-of-00002.safetensors": b"the same weights",
+    "model-00001-of-00002.fp16.safetensors": b"the same weights",
     "original/consolidated.00.pth": b"\x80",
     "onnx/model.onnx": b"x",
     "checkpoint-500/model.safetensors": b"x",
@@ -127,9 +129,59 @@ def test_what_loading_needs_is_fetched_and_nothing_else(
     assert load_tokenizer(folder).eos_token == "</s>"
 
 
+def test_shards_are_fetched_under_whatever_name_the_index_has(
+    hub: FakeHub, tiny: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Qwen 3.5 and others name them model.safetensors-00001-of-00002.safetensors, which is no copy in another type."""
+
+    def renamed(text: str) -> str:
+        return text.replace("model-0", "model.safetensors-0")
+
+    files = {renamed(name): content for name, content in tiny.items()}
+    index = f"{WEIGHTS}.index.json"
+    files[index] = renamed(files[index].decode()).encode()
+    hub.repos["someone/other-names"] = {COMMIT: {**files, **NOT_NEEDED}}
+    done, _ = fetch(hub, tmp_path, repo="someone/other-names")
+    assert done.returncode == 0, done.stderr
+    assert files_below(tmp_path / "out" / "files") == files
+
+
 def test_code_is_fetched_where_it_is_trusted(hub: FakeHub, tmp_path: Path) -> None:
     _, manifest = fetch(hub, tmp_path, code=True)
     assert "modeling_own.py" in manifest["report"]["files"]
+
+
+OWN_CODE = b"""
+from transformers import BertConfig
+from .help import WIDTH
+class OwnConfig(BertConfig):
+    model_type = "own-bert"
+    width = WIDTH
+"""
+
+
+def test_code_of_another_repository_is_in_the_cache_afterwards(
+    hub: FakeHub, tiny: dict[str, bytes], tmp_path: Path
+) -> None:
+    """The configurations of nomic-embed-text-v1.5 and gte-large-en-v1.5 name code that lies elsewhere on the hub."""
+    config = {**json.loads(tiny["config.json"]), "model_type": "own-bert"}
+    config["auto_map"] = {"AutoConfig": "someone/impl--config.OwnConfig"}
+    hub.repos["someone/embedder"] = {COMMIT: {**tiny, "config.json": json.dumps(config).encode()}}
+    hub.repos["someone/impl"] = {COMMIT: {"config.py": OWN_CODE, "help.py": b"WIDTH = 17", "big.safetensors": b"x"}}
+    done, manifest = fetch(hub, tmp_path, repo="someone/embedder", uses=["embedder"], code=True)
+    assert manifest["report"]["commit"] == COMMIT, done.stderr
+    assert not any("big" in asked for asked in hub.asked)
+    load = (
+        "import sys, transformers as t; print(t.AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True).width)"
+    )
+    offline = {
+        **os.environ,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_OFFLINE": "1",
+        "HF_ENDPOINT": "http://127.0.0.1:1",
+    }
+    command = [sys.executable, "-c", load, str(tmp_path / "out/files")]
+    assert subprocess.run(command, env=offline, text=True, stdout=subprocess.PIPE, check=True).stdout == "17\n"
 
 
 def test_a_branch_that_moves_between_two_runs_is_told_by_its_commits(hub: FakeHub, tmp_path: Path) -> None:

@@ -144,10 +144,19 @@ def test_rate_of_alpaca_evals_leaderboard_stands_under_its_own_name(root: Path) 
     for arm, answers in texts.items():
         values = [1.0] * 10 if arm == "sft-none-n0" else [1.0] * 5 + [0.0] * 5
         expected = published_rate(values, answers, [BAD.replace("Tom", n) for n in names], file)
+        assert expected is not None
         assert float(found[arm, "0"][0]) == pytest.approx(expected.rate, rel=1e-5)
     assert {*summary(root, "length_controlled_within_study")} == {*found}
     manifest = artifacts.read_json(root / "judges/one/manifest.json")
     assert manifest["inputs"]["gamed"] == artifacts.sha256(file)
+
+
+def test_ratings_have_no_rate_of_the_leaderboard(run, root: Path) -> None:
+    """A judge that rates answers from 1 to 10 compares nothing, although its questions may name AlpacaEval's file."""
+    assert run("--gamed", str(gamed(root / "df_gamed.csv", n=6)), kind="mt_bench", server={"kind": "pocket"}) == 0
+    assert summary(root)
+    assert summary(root, "length_controlled_winrate") == {}
+    assert "gamed" not in artifacts.read_json(root / "judges/one/manifest.json")["inputs"]
 
 
 def test_server_of_a_fetched_checkpoint_gets_its_folder(run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

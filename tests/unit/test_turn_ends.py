@@ -15,8 +15,8 @@ import pytest
 from tiny_tokenizers import with_template
 from transformers import AutoTokenizer, GenerationConfig
 
-from selfcontrast import plugins
-from selfcontrast.checkpoints import fit_to_tokenizer, save_checkpoint, stated_ends
+from selfcontrast import cli, plugins
+from selfcontrast.checkpoints import fit_to_tokenizer, load_tokenizer, save_checkpoint, stated_ends
 from selfcontrast.config import parse_study
 from selfcontrast.errors import ConfigError, InputError
 from selfcontrast.linting.passes import limits_of
@@ -27,6 +27,7 @@ from selfcontrast.rendering import Renderer, prepare_tokenizer, renderer_of_base
 from selfcontrast.reward_models import render_answers
 from selfcontrast.sampling import Sampled
 from selfcontrast.specs import expand_specs
+from selfcontrast.training.job import fit_to_template
 from selfcontrast.world.checkpoint import build_tokenizer
 
 if TYPE_CHECKING:
@@ -366,6 +367,21 @@ def test_control_tokens_that_a_checkpoint_names_end_a_response_and_text_does_not
     renderer = renderer_of_base(with_template(CHATML, *IM), "tokenizer")
     assert renderer.end_id == 259
     assert renderer.stop_ids([258, 65, 257]) == {257, 258, 259}
+
+
+def test_a_saved_policy_names_as_ends_what_its_answers_end_at_and_no_text(
+    llama: Callable[..., LlamaForCausalLM], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Other software would stop an exported policy at the ordinary byte 65, where no answer was ever evaluated."""
+    model, tokenizer = llama(260), with_template(CHATML, *IM)
+    model.generation_config = GenerationConfig(eos_token_id=[257, 65, 258])
+    fit_to_template(model, tokenizer, cli.Step({"template": "tokenizer"}, tmp_path / "manifest.json"), where="here")
+    assert "text and no control tokens; they end no answer: [65]" in caplog.text
+    save_checkpoint(tmp_path / "model", model, tokenizer)
+    for file in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "model" / file).read_text())["eos_token_id"] == [259, 257, 258]
+    renderer = Renderer(load_tokenizer(tmp_path / "model"), "tokenizer")
+    assert renderer.stop_ids(stated_ends(tmp_path / "model")) == {257, 258, 259}
 
 
 def test_a_pool_stops_at_all_ends_and_keeps_none_in_its_texts() -> None:

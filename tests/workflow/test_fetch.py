@@ -86,6 +86,59 @@ def test_data_set_is_fetched_checked_and_read(project, hub):
     assert f"found: SHA-256 {fetched['sha256']}" in pinned.stdout
 
 
+ALPACA = f"""bootstrap: 200
+  questions:
+    alpaca:
+      layout: alpaca_eval
+      path: data/alpaca.json
+      baseline: data/base.json
+      length_control: {{revision: {COMMIT}}}
+      max_new_tokens: 8
+  judges:
+    likes: {{kind: alpaca_eval, prompt: own, model: m, questions: alpaca, endpoint: {{url: "http://127.0.0.1:1/v1"}}}}
+    rates: {{kind: mt_bench, model: m, questions: alpaca, endpoint: {{url: "http://127.0.0.1:1/v1"}}}}
+"""
+OWN_JUDGE = "  judges:\n    truth: {kind: pairwise, model: pocket, server: {kind: pocket}, prompts: 8}\n"
+
+
+def test_file_of_gamed_baselines_is_fetched_for_the_judge_that_compares(project):
+    """The rule fetch gets it alone, for the judge with preferences; too few questions end the run before that."""
+    data, root = project.folder / "data", project.folder / "results/smoke"
+    data.mkdir()
+    project.edit("config/smoke.yaml", OWN_JUDGE, "")
+    project.edit("config/smoke.yaml", "bootstrap: 200\n", ALPACA)
+
+    def ask(n):
+        rows = [{"instruction": f"question {i}", "output": "an answer"} for i in range(n)]
+        for name in ("alpaca", "base"):
+            (data / f"{name}.json").write_text(json.dumps(rows))
+
+    likes, rates = (f"results/smoke/judges/{name}/manifest.json" for name in ("likes", "rates"))
+    file = "results/smoke/questions/alpaca/fetch/files/df_gamed.csv"
+    hub = FakeHub({"tatsu-lab/alpaca_eval": {COMMIT: {"df_gamed.csv": b"index\n0\n", "leaderboard.csv": b"x"}}})
+    with serve(hub):
+        online = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url}
+        ask(10)
+        done = run(project, likes, "--until", "fetch", **online)
+        assert done.returncode == 2, done.stdout[-5000:]
+        assert "answer other instructions than the study asks" in done.stdout
+        assert "evaluation.questions.alpaca.length_control" in done.stdout
+        ask(805)
+        done = run(project, likes, "--until", "fetch", **online)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert (project.folder / file).read_bytes() == b"index\n0\n"
+    assert [p.relative_to(root).as_posix() for p in root.rglob("manifest.json")] == [
+        "questions/alpaca/fetch/manifest.json"
+    ]
+    assert not any("leaderboard" in asked for asked in hub.asked)
+    shown = run(project, likes, "-n", "-p", **OFFLINE).stdout
+    assert f"--gamed {file}" in shown
+    assert "rule fetch:" not in shown
+    shown = run(project, rates, "-n", "-p", **OFFLINE).stdout
+    assert "selfcontrast.steps.judge" in shown
+    assert "--gamed" not in shown
+
+
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent", "HF_ENDPOINT": "http://127.0.0.1:1"}
 """As on a node of a cluster: no network, and no cache of the hub either."""
 
