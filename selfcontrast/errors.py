@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,9 +13,17 @@ class SelfContrastError(Exception):
     """An error whose message is enough for the user: printed without a traceback, exit code 2."""
 
     def __init__(self, message: str, *, expected: str = "", found: str = "", where: str = "", remedy: str = "") -> None:
+        if where and (own := _PLACE.search(message)):
+            # The message is that of another error, of which somebody else knows where it comes from.
+            place = f"{where}, {own[2]}" if own[1] == "where" else f"{where}\n  what to do: {own[2]}"
+            message, where = f"{message[: own.start()]}\n  where: {place}{message[own.end() :]}", ""
         parts = [message.rstrip(".")]
         parts += [f"{label}: {text}" for label, text in _labelled(expected, found, where, remedy) if text]
         super().__init__("\n  ".join(parts))
+
+
+_PLACE = re.compile(r"\n  (where|what to do): (.*)")
+"""The first line of a message that says where its cause is or, if it does not, what to do."""
 
 
 def _labelled(expected: str, found: str, where: str, remedy: str) -> list[tuple[str, str]]:

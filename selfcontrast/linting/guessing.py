@@ -87,10 +87,12 @@ def try_adaptors(paths: Sequence[Path]) -> Guess:
     """
     sample, total = spread((record for path in paths for record in read_records(path)), SAMPLED)
     if not sample:
-        n_bytes = sum(path.stat().st_size for path in paths)
+        n_bytes, is_text = 0, True
+        for content in (path.read_bytes() for path in paths):  # of files without a record, which are small
+            n_bytes, is_text = n_bytes + len(content), is_text and not content.strip(b"\xef\xbb\xbf \t\r\n")
         raise InputError(
             "there is no record to check",
-            found=f"a file of {n_bytes} bytes" + (" that has blank lines alone" if n_bytes else ""),
+            found=f"{n_bytes} bytes" + (", blank lines alone" if n_bytes and is_text else ""),
             where=", ".join(map(str, paths)),
             remedy="check the path",
         )

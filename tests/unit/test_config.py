@@ -12,7 +12,7 @@ import yaml
 
 from selfcontrast import plugins
 from selfcontrast.config import check_files, load_study, parse_study
-from selfcontrast.errors import ConfigError
+from selfcontrast.errors import ConfigError, InputError
 from selfcontrast.schema import Study
 from selfcontrast.specs import expand_specs
 from selfcontrast.sweep import expand_arms
@@ -547,3 +547,20 @@ def test_study_of_the_project_is_valid(path: Path) -> None:
     assert study.name == path.stem
     assert len(expand_arms(study)) > 1
     assert "summary" in expand_specs(study)
+
+
+@pytest.mark.parametrize(
+    ("inner", "lines"),
+    [
+        ({"where": "config.json", "remedy": "mend it"}, ["where: models.m, config.json", "what to do: mend it"]),
+        ({"found": "x", "remedy": "mend it"}, ["found: x", "where: models.m", "what to do: mend it"]),
+        ({"found": "x"}, ["found: x", "where: models.m"]),
+        ({}, ["where: models.m"]),
+    ],
+)
+def test_an_error_that_is_raised_anew_with_its_place_says_once_where_and_last_what_to_do(
+    inner: dict[str, str], lines: list[str]
+) -> None:
+    """There were two lines `where`, the second one behind the remedy."""
+    again = InputError(str(InputError("a file is wrong", **inner)), where="models.m")
+    assert str(again).split("\n  ") == ["a file is wrong", *lines]

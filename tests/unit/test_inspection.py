@@ -510,8 +510,7 @@ def test_check_opens_every_checkpoint_that_a_study_names(
     assert __main__.main(["check", str(path)]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("InputError: a file of a checkpoint looks like an LFS pointer")
-    assert f"where: {folder / WEIGHTS}" in printed
-    assert f"where: {key}: {folder}" in printed
+    assert f"where: {key}: {folder}, {folder / WEIGHTS}\n" in printed
 
 
 def test_the_template_is_opened_where_it_is_used_alone(folder: Path) -> None:

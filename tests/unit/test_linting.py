@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import math
 from collections.abc import Callable
@@ -393,8 +394,9 @@ def test_records_that_fit_no_adaptor_are_told_why(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "there is no record to check\n  found: a file of 0 bytes\n"),
-        (b"\n \n", "found: a file of 3 bytes that has blank lines alone"),
+        (b"", "there is no record to check\n  found: 0 bytes\n"),
+        (gzip.compress(b"", mtime=0), "found: 20 bytes\n"),  # blank lines were said to be in it
+        (b"\n \n", "found: 3 bytes, blank lines alone"),
         (json.dumps([{"prompt": "a", "response": "b"}]).encode(), "is one JSON array, and not JSON lines"),
         (b"prompt,response\na,b\n", "it looks like a table of comma-separated values"),
     ],
