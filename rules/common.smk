@@ -98,9 +98,7 @@ wildcard_constraints:
     benchmark="|".join(cfg.evaluation.benchmarks) or "none",
     key="|".join(map(re.escape, SPECS)),
     fetched="|".join(
-        re.escape(key.removesuffix("/fetch"))
-        for key in SPECS
-        if key.endswith("/fetch")
+        re.escape(str(Path(key).parent)) for key in SPECS if Path(key).name == "fetch"
     )
     or "none",
 

@@ -17,7 +17,7 @@ def records_of(wildcards):
     if maker := maker_of_records(wildcards):
         return maker.replace(
             "manifest.json",
-            "records" if maker.endswith("/world/manifest.json") else "files",
+            "records" if Path(maker).parent.name == "world" else "files",
         )
     return study_config.record_files(cfg.datasets[wildcards.dataset])
 
