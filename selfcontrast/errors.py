@@ -15,7 +15,9 @@ class SelfContrastError(Exception):
     def __init__(self, message: str, *, expected: str = "", found: str = "", where: str = "", remedy: str = "") -> None:
         if where and (own := _PLACE.search(message)):
             # The message is that of another error, of which somebody else knows where it comes from.
-            place = f"{where}, {own[2]}" if own[1] == "where" else f"{where}\n  what to do: {own[2]}"
+            place = f"{where}\n  what to do: {own[2]}"
+            if own[1] == "where":
+                place = where if own[2] in where else f"{where}, {own[2]}"
             message, where = f"{message[: own.start()]}\n  where: {place}{message[own.end() :]}", ""
         parts = [message.rstrip(".")]
         parts += [f"{label}: {text}" for label, text in _labelled(expected, found, where, remedy) if text]

@@ -20,10 +20,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 from selfcontrast.errors import InputError
-from selfcontrast.judging.length_control import N_FOLDS
 
 MODEL = "length_controlled_v1"
 """The model of the leaderboard, by its name in the package."""
+
+N_FOLDS = 5
+"""Parts of the package's cross-validation, each of which needs a preference."""
 
 N_INSTRUCTIONS = 805
 """Of AlpacaEval, and of its file on the hub at every commit."""

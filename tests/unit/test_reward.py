@@ -183,7 +183,7 @@ def test_pickled_weights_are_refused_before_the_first_job(tmp_path: Path, monkey
     monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", _unreachable)
     folder = tmp_path / "model"
     classifier(labels=1).config.save_pretrained(folder)
-    with pytest.raises(InputError, match=r"(?s)no weights at all.*docs/reward-models.md.*scorers.judge.model"):
+    with pytest.raises(InputError, match=r"(?s)no weights at all.*scorers.judge.model: \S+\n.*docs/reward-models.md"):
         check_checkpoints(judged_by(str(folder)))
     check_checkpoints(judged_by("owner/model"), ask_hub=True)
     cached(tmp_path / "home", "config.json", "pytorch_model.bin")
