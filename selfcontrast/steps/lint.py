@@ -61,9 +61,6 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
     needs = {user: Need(*need) for user, need in args.needs.items()}
     rejected = Counter(map(len, encoded.table("pool.parquet", ["rejected"])["rejected"]))
     check_needs(needs, rejected, where=where)
-    for split in args.graded:
-        for prompt in encoded.table(f"{split}.parquet", ["prompt"])["prompt"]:
-            read_prompt(prompt)
     code = spec["trust_remote_code"]
     tokenizer, n_rows = (
         load_tokenizer(args.base, trust_remote_code=code),
@@ -87,6 +84,9 @@ def work(args: argparse.Namespace, step: cli.Step) -> None:
             remedy="mend the data or choose another adaptor; docs/linting.md explains each check. "
             "To train in spite of them, set `lint: report` for this data set",
         )
+    for split in args.graded:
+        for prompt in encoded.table(f"{split}.parquet", ["prompt"])["prompt"]:
+            read_prompt(prompt)
     with artifacts.atomic(step.folder / "findings.tsv") as partial:
         partial.write_text(found.to_tsv(findings), encoding="utf-8")
     step.add_output("findings.tsv")
